@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 import newleaf
-from newleaf.evaluation.evaluated_model import Ask
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import LoglikelihoodRequest
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.multiple_choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.task import Item, Setting
 from newleaf.measure.loglikelihood import Score
@@ -57,7 +57,7 @@ def main() -> None:
     table = Table("", "items/s", "acc", "acc_norm", "answers as fp32's", "mean |Δ log-likelihood| from fp32")
     with tempfile.TemporaryDirectory() as folder:
         model = newleaf.load(args.model, weights="bf16")
-        ours = LocalSubject(model.network, model.tokenizer, "newleaf")
+        ours = LocalModel(model.network, model.tokenizer, "newleaf")
         model.save(Path(folder) / "model")
         theirs = harness(Path(folder) / "model", torch.bfloat16)
         ours_scores, _ = run_ours(ours, items)  # warms up
@@ -76,7 +76,7 @@ def main() -> None:
         exact = None
         if args.fp32:
             wide = newleaf.load(args.model, weights="fp32")
-            exact, _ = run_ours(LocalSubject(wide.network, wide.tokenizer, "fp32"), items)
+            exact, _ = run_ours(LocalModel(wide.network, wide.tokenizer, "fp32"), items)
             del wide
             exact_theirs, _ = run_theirs(harness(Path(folder) / "model", torch.float32), items, quickest)
             table.add_row("newleaf fp32", "", *scores(items, exact, exact))
@@ -112,12 +112,14 @@ def agreement(args: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         model = newleaf.load(args.model, weights="fp32")
-        ours = LocalSubject(model.network, model.tokenizer, "newleaf")
+        ours = LocalModel(model.network, model.tokenizer, "newleaf")
         model.save(Path(folder) / "model")
         theirs = harness(Path(folder) / "model", torch.float32)
         for task in [*(each.task() for each in CHOICE_TASKS), lambada()]:
             items = task.questions(Setting(args.data_dir, args.limit)).items
-            found = dict(ours.score([item.ask for item in items if isinstance(item.ask, Ask)]))
+            found = dict(
+                ours.score([item.ask for item in items if isinstance(item.ask, LoglikelihoodRequest)])
+            )
             wanted = raw_theirs(theirs, items, 1)
             own = [found[number] for number in range(len(items))]
             answers = [
@@ -150,9 +152,9 @@ def harness(folder: Path, dtype: torch.dtype) -> Any:
     return HFLM(pretrained=str(folder), dtype=dtype, device="cpu", batch_size=1)
 
 
-def run_ours(subject: LocalSubject, items: list[Item]) -> tuple[list[list[float]], float]:
+def run_ours(subject: LocalModel, items: list[Item]) -> tuple[list[list[float]], float]:
     begun = time.perf_counter()
-    found = dict(subject.score([item.ask for item in items if isinstance(item.ask, Ask)]))
+    found = dict(subject.score([item.ask for item in items if isinstance(item.ask, LoglikelihoodRequest)]))
     seconds = time.perf_counter() - begun
     return [[score.logprob for score in found[number]] for number in range(len(items))], seconds
 

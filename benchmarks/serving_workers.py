@@ -95,11 +95,11 @@ class Alone:
     def round_of(self, asked: Sequence[Any], tokens: int) -> Round:
         """Conversations, rendered and encoded before the clock starts."""
         from newleaf.generate.options import SamplingConfig
-        from newleaf.text.chat_template import Rendering
+        from newleaf.text.chat_template import RenderOptions
 
         config = SamplingConfig(max_tokens=tokens, min_tokens=tokens, temperature=0)
         prompts = [
-            self.model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids
+            self.model.chat_template.encode(messages, RenderOptions(add_generation_prompt=True)).ids
             for messages in asked
         ]
         firsts: dict[int, float] = {}

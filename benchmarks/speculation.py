@@ -35,7 +35,7 @@ from rich.table import Table
 from newleaf.api import Model, load
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.options import SamplingConfig
-from newleaf.text.chat_template import Rendering
+from newleaf.text.chat_template import RenderOptions
 
 Clock = Callable[[], float]
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -58,7 +58,7 @@ def prompts_for(model: Model) -> list[Prompt]:
 
     def ask(text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
-        return list(model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids)
+        return list(model.chat_template.encode(messages, RenderOptions(add_generation_prompt=True)).ids)
 
     def renamed(code: str) -> str:
         return code.replace("maxc", "largest")

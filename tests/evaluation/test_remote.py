@@ -105,13 +105,13 @@ def test_scores_of_an_address_are_those_of_the_model_behind_it(
 def test_texts_of_an_address_are_cut_at_every_stop(
     server: Server, model: Model, data_dir: Path, tmp_path: Path
 ) -> None:
-    from newleaf.evaluation.evaluated_model import Writing
+    from newleaf.evaluation.evaluated_model import GenerationOptions
     from newleaf.evaluation.remote_model import RemoteSubject
 
     text = model.generate("parse the", max_tokens=40, temperature=0)
     stops = ("§1", "§2", "§3", "§4", text[5:8])  # the protocol takes four
     ((number, found),) = list(
-        RemoteSubject(f"{server.address}/v1#other").write(["parse the"], Writing(40, stops))
+        RemoteSubject(f"{server.address}/v1#other").write(["parse the"], GenerationOptions(40, stops))
     )
     assert (number, found) == (0, [text.split(text[5:8])[0]])
     assert (server.asked[-1]["stop"], server.asked[-1]["model"]) == (list(stops[:4]), "other")

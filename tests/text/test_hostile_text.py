@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderOptions
 from newleaf.text.control_tokens import Mask, Patterns, _hide_whole, _pattern
 from newleaf.text.tokenizer import Tokenizer
 
@@ -87,7 +87,7 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_what_is_not_the_callers_to_choose_is_refused_by_name(name: str) -> None:
     with pytest.raises(InputError, match=f"template variables: {name} "):
-        Rendering(variables={name: NAMED[name]})
+        RenderOptions(variables={name: NAMED[name]})
 
 
 SOURCE = "{{ one }}{{ many[0].a }}{% for name, value in many[1].items() %}{{ name }}{{ value }}{% endfor %}{{ head }}{{ tail }}<|im_end|>"
@@ -97,7 +97,7 @@ def test_what_variables_hold_is_text_however_deep_it_lies(tmp_path: Path) -> Non
     token = "<|im_end|>"
     template = ChatTemplate(Tokenizer.load(make_folder(tmp_path / "folder", "chatml", SOURCE)), SOURCE)
     values = {"one": token, "many": [{"a": token}, {token: token}], "head": "<|im_", "tail": "end|>"}
-    found = template.encode([{"role": "user", "content": "x"}], Rendering(variables=values))
+    found = template.encode([{"role": "user", "content": "x"}], RenderOptions(variables=values))
     assert found.text == token * 6
     assert found.ids.count(template.control_id(token)) == 1  # the template's own
 
@@ -121,7 +121,7 @@ KINDS = kinds()
 @given(text=st.one_of(st.text(max_size=60), st.text("가\u1100\u1161\u11a8𝐀K\u0301\u0345a ▁", max_size=60)))
 def test_no_token_stands_for_more_bytes_than_the_bound(kind: str, text: str) -> None:
     tokenizer = Tokenizer(KINDS[kind])
-    most = tokenizer.most_bytes
+    most = tokenizer.max_token_bytes
     assert most is not None
     assert len(text.encode()) <= most * len(tokenizer.encode(text))
 

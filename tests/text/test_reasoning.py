@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from newleaf.text.reasoning import splitter
+from newleaf.text.reasoning import reasoning_splitter
 
 TAGS, CHANNELS = "{{ '<think>' }} {{ '</think>' }}", "{{ '<|channel|>' }} {{ '<|message|>' }}"
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -33,7 +33,7 @@ def test_thoughts_and_answer_are_told_apart(
     source: str, prompt: str, text: str, reasoning: str, content: str, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    split = splitter(source, prompt)
+    split = reasoning_splitter(source, prompt)
     parts = [
         part for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for part in split.push(text[a:b])
     ] + split.finish()

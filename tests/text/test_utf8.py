@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.text.utf8 import Utf8
+from newleaf.text.utf8 import Utf8Validity
 
 # RFC 3629, section 4; a beginning matches where all characters but the last are whole, and that one could be
 # completed.
@@ -60,14 +60,14 @@ PIECES = st.one_of(
 @settings(max_examples=500, deadline=None)
 @given(begun=st.sampled_from(BEGINNINGS), pieces=st.lists(PIECES, min_size=1, max_size=8))
 def test_a_token_fits_where_the_text_can_still_become_valid(begun: bytes, pieces: list[bytes]) -> None:
-    utf8 = Utf8(pieces)
+    utf8 = Utf8Validity(pieces)
     expected = [CAN_BE.fullmatch(begun + piece) is not None if piece else not begun for piece in pieces]
     assert [utf8.fits(begun, token) for token in range(len(pieces))] == expected
     assert utf8.fitting(begun, len(pieces)).tolist() == expected
 
 
 def test_every_pair_of_bytes_fits_as_the_grammar_has_it() -> None:
-    utf8 = Utf8([bytes([byte]) for byte in range(256)])
+    utf8 = Utf8Validity([bytes([byte]) for byte in range(256)])
     for begun in BEGINNINGS:
         expected = [CAN_BE.fullmatch(begun + bytes([byte])) is not None for byte in range(256)]
         assert np.array_equal(utf8.fitting(begun, 256), expected), begun
@@ -89,14 +89,14 @@ def test_what_is_begun_is_what_the_text_ends_with_however_it_is_cut_into_tokens(
         if at < len(data):
             pieces.append(data[at : at + size])
             at += size
-    utf8, begun = Utf8(pieces), b""
+    utf8, begun = Utf8Validity(pieces), b""
     for token in range(len(pieces)):
         begun = utf8.after(begun, token)
     assert begun == utf8.begun(range(len(pieces))) == data[len(whole) :]
 
 
 def test_a_special_token_stands_between_characters_only_and_ends_what_was_begun() -> None:
-    utf8 = Utf8([b"\xe4", b""])
+    utf8 = Utf8Validity([b"\xe4", b""])
     assert utf8.fitting(b"", 2).tolist() == [True, True]
     assert utf8.fitting(b"\xe4", 2).tolist() == [False, False]
     assert utf8.after(b"\xe4", 1) == b"" == utf8.begun([0, 1])

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.kernels import matmul_speed
 from newleaf.model import GPT, GPTConfig
@@ -50,7 +50,7 @@ def test_prompts_and_likelihoods_go_another_way_where_bf16_is_slow(monkeypatch: 
     for slow in (False, True):
         measure(monkeypatch, {torch.float32: 1e-3, torch.bfloat16: 1e-1 if slow else 1e-4})
         assert LoweredRunner(network).reads_by_products is not slow
-        scored = LocalSubject(network, tokenizer, "tiny").scored
+        scored = LocalModel(network, tokenizer, "tiny").scored
         assert scored.dtype == (torch.float32 if slow else torch.bfloat16)
         assert (scored is network) is not slow
     assert LoweredRunner(GPT(GPTConfig(258, 64, 1, 2, 64)).eval()).reads_by_products

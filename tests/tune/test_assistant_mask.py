@@ -13,7 +13,7 @@ import pytest
 from chat_folders import make_folder
 
 from newleaf.errors import InputError
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderOptions
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.chat.template import TEMPLATE, with_chat_tokens
 from newleaf.tune.conversations.assistant_mask import Answers
@@ -268,6 +268,6 @@ def test_the_new_template_is_one_that_stock_transformers_renders_alike(tmp_path:
                 safe(messages), tools=tools, return_dict=False, add_generation_prompt=True
             )
             assert (
-                template.encode(safe(messages), Rendering(tools=tools, add_generation_prompt=True)).ids
+                template.encode(safe(messages), RenderOptions(tools=tools, add_generation_prompt=True)).ids
                 == wanted
             )

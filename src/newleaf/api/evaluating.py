@@ -10,9 +10,9 @@ from typing import Any, Literal
 from newleaf.api.model import Model
 from newleaf.api.opening import load_for_text
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Subject
-from newleaf.evaluation.labelled import LabelSubject
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import EvaluatedModel
+from newleaf.evaluation.labelled import LabelModelAdapter
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.progress import Shown
 from newleaf.evaluation.remote_model import RemoteSubject, is_address
 from newleaf.evaluation.report import write_report
@@ -131,7 +131,7 @@ def _gives_labels(model: AnyModel) -> bool:
     return is_classifier(read_config(resolve_model(model, MODEL_FILES)))
 
 
-def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:
+def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, Any]) -> EvaluatedModel:
     if isinstance(model, str) and is_address(model):
         for option in ("context", "tokenizer"):
             if opening.get(option) is not None:
@@ -139,8 +139,8 @@ def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, An
         return RemoteSubject(model, chat=setting.chat)
     opened = model if isinstance(model, Model) else load_for_text(model, **opening)
     if opened.labels is not None:
-        return LabelSubject(opened.labels, name, opened.family)
+        return LabelModelAdapter(opened.labels, name, opened.family)
     template = opened.chat_template if setting.chat else None
-    return LocalSubject(
+    return LocalModel(
         opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template, opened.cache
     )

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from newleaf.errors import InputError
 from newleaf.generate.options import TextOptions
 from newleaf.recipe import check_names
-from newleaf.text.chat_template import Rendering
+from newleaf.text.chat_template import RenderOptions
 
 
 class TemplateOptions(TypedDict, total=False):
@@ -29,11 +29,11 @@ class ChatOptions(TextOptions, TemplateOptions, total=False):
 TEMPLATE_OPTIONS = (*TemplateOptions.__annotations__, "continue_final_message")
 
 
-def rendering(options: Mapping[str, Any]) -> Rendering:
+def rendering(options: Mapping[str, Any]) -> RenderOptions:
     """How a conversation is rendered with these options. Raises InputError for one that does not exist."""
     check_names(options, TEMPLATE_OPTIONS)
     given = dict(options)
-    return Rendering(variables=given.pop("template_variables", None) or {}, **given)
+    return RenderOptions(variables=given.pop("template_variables", None) or {}, **given)
 
 
 def refuse_logprobs(options: Mapping[str, Any], method: str) -> None:

@@ -16,15 +16,15 @@ from newleaf.evaluation.task_rows import read_rows
 from newleaf.measure.text_metrics import words
 from newleaf.text.tokenizer import Tokenizer
 
-N = 13
-LEAST = 8  # words that a shorter text must have to be looked for whole
+NGRAM_WORDS = 13
+MIN_WORDS = 8  # words that a shorter text must have to be looked for whole
 
 
 @dataclass
 class Contamination:
     """Which items (file:line) have an n-gram that stands in a training text too."""
 
-    n: int = N
+    n: int = NGRAM_WORDS
     grams: dict[str, set[str]] = field(default_factory=dict)  # n-gram → items that have it
     items: set[str] = field(default_factory=set)  # those that are long enough to be looked for
     hit: set[str] = field(default_factory=set)
@@ -36,7 +36,7 @@ class Contamination:
         for text in texts:
             tokens = words(text)
             size = min(self.n, len(tokens))
-            if size < min(LEAST, self.n):
+            if size < min(MIN_WORDS, self.n):
                 continue
             self.items.add(where)
             for at in range(len(tokens) - size + 1):
@@ -75,7 +75,7 @@ class Contamination:
 
 
 def check_contamination(
-    results: Sequence[TaskResult], training: Sequence[str], tokenizer: Tokenizer | None, n: int = N
+    results: Sequence[TaskResult], training: Sequence[str], tokenizer: Tokenizer | None, n: int = NGRAM_WORDS
 ) -> tuple[list[TaskResult], list[str]]:
     """The results with what of their items stands in training texts (files, folders, or folders of token
     shards, which `tokenizer` reads), and a sentence for each."""

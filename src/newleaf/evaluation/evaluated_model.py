@@ -11,7 +11,7 @@ from newleaf.measure.loglikelihood import Score
 
 
 @dataclass(frozen=True)
-class Ask:
+class LoglikelihoodRequest:
     """A text, and continuations whose log-likelihoods after it are wanted."""
 
     context: str
@@ -19,7 +19,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Writing:
+class GenerationOptions:
     """How to go on with a prompt: at most `max_tokens`, up to the first of `stop` (left out), `n` texts;
     temperature 0 is greedy."""
 
@@ -32,13 +32,13 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRequest:
     """Why something cannot be answered."""
 
     reason: str
 
 
-class Subject(Protocol):
+class EvaluatedModel(Protocol):
     """A model under evaluation."""
 
     name: str
@@ -50,9 +50,13 @@ class Subject(Protocol):
     def about(self) -> dict[str, Any]:
         """What a report says of it."""
 
-    def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
+    def score(
+        self, asks: Sequence[LoglikelihoodRequest]
+    ) -> Iterator[tuple[int, list[Score] | RefusedRequest]]:
         """A score for each continuation of each ask, with the ask's number, in whatever order they are
         found."""
 
-    def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
+    def write(
+        self, prompts: Sequence[str], how: GenerationOptions
+    ) -> Iterator[tuple[int, list[str] | RefusedRequest]]:
         """`how.n` texts for each prompt, with the prompt's number, in whatever order they are done."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Writing
-from newleaf.evaluation.task import Item, Marks, Measure, Questions, Setting, Task, find_file, limited
-from newleaf.evaluation.task_rows import BadRowError, Row, make_each, read_rows
+from newleaf.evaluation.evaluated_model import GenerationOptions
+from newleaf.evaluation.task import Item, Marks, Metric, Setting, Task, TaskItems, find_file, limited
+from newleaf.evaluation.task_rows import BadRowError, Row, parse_each, read_rows
 
 # The chain-of-thought examples of Wei et al. (2022, https://arxiv.org/abs/2201.11903, table 20), as the task
 # is always asked.
@@ -78,17 +78,19 @@ NOT_FOUND = "[invalid]"
 def gsm8k(path: Path | None = None) -> Task:
     """GSM8K (Cobbe et al. 2021) with k-shot chain of thought. `exact_match` reads the number after "The
     answer is", `flexible_match` the last number of the text."""
-    measures = (Measure("exact_match", "exact_match"), Measure("flexible_match", "flexible_match"))
-    return Task("gsm8k_cot", lambda setting: _questions(setting, path), _mark, measures, writing=_writing)
+    measures = (Metric("exact_match", "exact_match"), Metric("flexible_match", "flexible_match"))
+    return Task(
+        "gsm8k_cot", lambda setting: _questions(setting, path), _mark, measures, writing=_generation_options
+    )
 
 
-def _writing(setting: Setting) -> Writing:
-    return Writing(
+def _generation_options(setting: Setting) -> GenerationOptions:
+    return GenerationOptions(
         setting.max_tokens or 256, ("Q:", "</s>", "<|im_end|>"), setting.temperature or 0.0, seed=setting.seed
     )
 
 
-def _questions(setting: Setting, path: Path | None) -> Questions:
+def _questions(setting: Setting, path: Path | None) -> TaskItems:
     shots = len(EXAMPLES) if setting.shots is None else setting.shots
     if not 0 <= shots <= len(EXAMPLES):
         raise InputError(f"shots: gsm8k_cot has {len(EXAMPLES)} examples, and {shots} were asked for")
@@ -102,8 +104,8 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
             raise BadRowError("answer has no result after ####")
         return Item(row.where, f"{preamble}Q: {row.text('question')}\nA:", answer[-1].strip())
 
-    items, bad = make_each(limited(rows, setting), item)
-    return Questions(items, problems + bad, {"shots": shots, "file": str(file)})
+    items, bad = parse_each(limited(rows, setting), item)
+    return TaskItems(items, problems + bad, {"shots": shots, "file": str(file)})
 
 
 def _mark(item: Item, answer: Sequence[str]) -> Marks:

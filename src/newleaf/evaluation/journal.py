@@ -17,7 +17,7 @@ VERSION = 1  # of what a mark means
 
 
 @dataclass(frozen=True)
-class Answered:
+class Sample:
     """An item's answer and its marks; `refused` says why there is none."""
 
     answer: Any
@@ -25,7 +25,7 @@ class Answered:
     refused: str | None = None
 
 
-class Journal:
+class SampleLog:
     """One task's answers of one model under one setting, in `path` (None: kept nowhere). Lines of another
     model or setting are dropped."""
 
@@ -41,7 +41,7 @@ class Journal:
                 except (ValueError, KeyError, TypeError):
                     continue  # the last line of a run that was killed
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> SampleLog:
         return self
 
     def __exit__(
@@ -50,16 +50,14 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def known(self, item: Item) -> Answered | None:
+    def find(self, item: Item) -> Sample | None:
         """What this item was answered before, if it was."""
         entry = self._known.get(self._key(item))
         return (
-            Answered(entry["answer"], entry["marks"])
-            if entry is not None and "refused" not in entry
-            else None
+            Sample(entry["answer"], entry["marks"]) if entry is not None and "refused" not in entry else None
         )
 
-    def add(self, item: Item, found: Answered) -> None:
+    def add(self, item: Item, found: Sample) -> None:
         """Note an answer; it is on the disk when this returns, as far as a killed process is concerned."""
         if self.path is None:
             return
@@ -71,7 +69,7 @@ class Journal:
         self._file.write(self._line(item, found))
         self._file.flush()
 
-    def finish(self, items: list[Item], found: list[Answered]) -> None:
+    def finish(self, items: list[Item], found: list[Sample]) -> None:
         """Write all items in their order, and nothing else; the file is replaced whole."""
         if self.path is not None:
             if self._file is not None:
@@ -92,7 +90,7 @@ class Journal:
         )
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
-    def _line(self, item: Item, found: Answered) -> str:
+    def _line(self, item: Item, found: Sample) -> str:
         entry: dict[str, Any] = {"key": self._key(item), "where": item.where}
         if item.group:
             entry["group"] = item.group

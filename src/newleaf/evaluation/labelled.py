@@ -13,27 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask, Subject, Writing
-from newleaf.evaluation.journal import Answered, Journal
+from newleaf.evaluation.evaluated_model import EvaluatedModel, GenerationOptions, LoglikelihoodRequest
+from newleaf.evaluation.journal import Sample, SampleLog
 from newleaf.evaluation.labelled_rows import LabelledRow, read_labelled
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import RESAMPLES, SEED, Estimate, interval_of
-from newleaf.evaluation.task import Item, Marks, Measure, Setting
+from newleaf.evaluation.task import Item, Marks, Metric, Setting
 from newleaf.measure.classification import label_scores
 from newleaf.tune.labels.classification_report import by_label, figures
 from newleaf.tune.labels.text_classifier import LabelModel
 
-AT_ONCE = 256  # rows between two looks at the progress
-WORK = 20_000_000  # rows × labels that all resamples may add up to
-ACCURACY = Measure("accuracy", "accuracy")
-ERROR = Measure("mean_absolute_error", "error", higher_is_better=False)
-SQUARED = Measure("mean_squared_error", "squared", higher_is_better=False)
-NOT_FOR_LABELS = ("shots", "template", "stride", "max_tokens", "temperature")
+ROWS_PER_BATCH = 256  # rows between two looks at the progress
+MAX_RESAMPLED_CELLS = 20_000_000  # rows × labels that all resamples may add up to
+ACCURACY = Metric("accuracy", "accuracy")
+ERROR = Metric("mean_absolute_error", "error", higher_is_better=False)
+SQUARED = Metric("mean_squared_error", "squared", higher_is_better=False)
+GENERATION_ONLY_OPTIONS = ("shots", "template", "stride", "max_tokens", "temperature")
 
 Floats = npt.NDArray[np.float64]
 
 
-class LabelSubject:
+class LabelModelAdapter:
     """A classifier that is open in this process."""
 
     def __init__(self, labels: LabelModel, name: str, family: str = "") -> None:
@@ -63,19 +63,19 @@ class LabelSubject:
             "fingerprint": self.fingerprint,
         }
 
-    def score(self, asks: Sequence[Ask]) -> Any:
+    def score(self, asks: Sequence[LoglikelihoodRequest]) -> Any:
         raise self._refusal()
 
-    def write(self, prompts: Sequence[str], how: Writing) -> Any:
+    def write(self, prompts: Sequence[str], how: GenerationOptions) -> Any:
         raise self._refusal()
 
     def _refusal(self) -> InputError:
         return InputError(f"{self.name}: gives labels, and this task asks how likely a text is, or for one")
 
 
-def check_for_labels(name: str, setting: Setting) -> None:
+def check_classifier_options(name: str, setting: Setting) -> None:
     """Raises InputError for options that mean nothing where labels are given."""
-    given = [option for option in NOT_FOR_LABELS if getattr(setting, option) is not None]
+    given = [option for option in GENERATION_ONLY_OPTIONS if getattr(setting, option) is not None]
     given += ["chat"] if setting.chat else []
     if given:
         raise InputError(
@@ -86,26 +86,26 @@ def check_for_labels(name: str, setting: Setting) -> None:
         raise InputError(f"{name}: of labelled rows, --data.text names the text and --data.label the label")
 
 
-def run_labelled(
-    path: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+def evaluate_classifier(
+    path: Path, subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
 ) -> TaskResult:
     """The classifier's scores on a file's rows. Raises InputError for a file without any that it can be
     asked."""
-    assert isinstance(subject, LabelSubject)
+    assert isinstance(subject, LabelModelAdapter)
     name, begun = path.stem or str(path), time.monotonic()
     head = subject.labels.head
     rows, problems, fields = read_labelled(path, head, setting)
     items = [Item(row.where, " | ".join(row.texts), list(row.answers)) for row in rows]
-    with Journal(journal, [subject.fingerprint, "labels", fields]) as kept:
-        answered = [kept.known(item) for item in items]
+    with SampleLog(journal, [subject.fingerprint, "labels", fields]) as kept:
+        answered = [kept.find(item) for item in items]
         todo = [number for number, each in enumerate(answered) if each is None]
         progress(name, len(items) - len(todo), len(items))
-        for first in range(0, len(todo), AT_ONCE):
-            some = todo[first : first + AT_ONCE]
+        for first in range(0, len(todo), ROWS_PER_BATCH):
+            some = todo[first : first + ROWS_PER_BATCH]
             for number, values in zip(
                 some, subject.labels.outputs([rows[number].texts for number in some]), strict=True
             ):
-                answered[number] = found = Answered(values, {})
+                answered[number] = found = Sample(values, {})
                 kept.add(items[number], found)
             progress(name, len(items) - len(todo) + first + len(some), len(items))
         complete = [each for each in answered if each is not None]
@@ -130,7 +130,7 @@ def run_labelled(
 
 
 def _labels(
-    subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
+    subject: LabelModelAdapter, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
 ) -> dict[str, Any]:
     head = subject.labels.head
     width = max(len(each) for each in outputs)
@@ -162,7 +162,7 @@ def _labels(
 
 
 def _regression(
-    subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
+    subject: LabelModelAdapter, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
 ) -> dict[str, Any]:
     found = np.array([each[0] for each in outputs])
     truth = np.array([float(row.truth) for row in rows])
@@ -195,7 +195,7 @@ def _resampled(
     replacement."""
     values = of(np.arange(count))
     generator = np.random.default_rng(SEED)
-    times = max(100, min(RESAMPLES // 10, WORK // max(1, work)))
+    times = max(100, min(RESAMPLES // 10, MAX_RESAMPLED_CELLS // max(1, work)))
     drawn = [of(generator.integers(0, count, count)) for _ in range(times)] if count > 1 else []
     found = {}
     for name, value in values.items():

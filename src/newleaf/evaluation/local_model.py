@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask, Refused, Writing
+from newleaf.evaluation.evaluated_model import GenerationOptions, LoglikelihoodRequest, RefusedRequest
 from newleaf.generate.backend.runner import is_packed, say_once
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
@@ -20,14 +20,14 @@ from newleaf.generate.text.completion import Completion
 from newleaf.kernels.matmul_speed import bf16_is_faster
 from newleaf.measure.loglikelihood import Score, Tree, score_trees
 from newleaf.model import GPT
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderOptions
 from newleaf.text.tokenizer import Tokenizer
 
-SAMPLED = 512  # numbers of each tensor that the fingerprint looks at
-PROMPTS = 64  # handed to the engine together
+FINGERPRINT_SAMPLES = 512  # numbers of each tensor that the fingerprint looks at
+PROMPTS_PER_BATCH = 64  # handed to the engine together
 
 
-class LocalSubject:
+class LocalModel:
     """A network with its tokenizer. `ends` are tokens that end a text, beside the tokenizer's own. With
     `chat`, prompts to be answered are messages in this template. `cache` is the type of keys and values of
     texts that are written, None for the network's own."""
@@ -94,11 +94,13 @@ class LocalSubject:
         digest.update(f"{self.network.config} {self.chat.sources if self.chat is not None else ''}".encode())
         for name, tensor in self.network.state_dict().items():
             flat = tensor.detach().flatten()
-            some = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().contiguous()
+            some = flat[:: max(1, len(flat) // FINGERPRINT_SAMPLES)].float().cpu().contiguous()
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + some.numpy().tobytes())
         return digest.hexdigest()
 
-    def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
+    def score(
+        self, asks: Sequence[LoglikelihoodRequest]
+    ) -> Iterator[tuple[int, list[Score] | RefusedRequest]]:
         trees: list[Tree] = []
         owners: list[tuple[int, tuple[int, ...]]] = []  # whose tree, and which of its continuations
         left = [len(ask.continuations) for ask in asks]
@@ -109,7 +111,7 @@ class LocalSubject:
                     trees.append(tree)
                     owners.append((number, which))
             except InputError as error:
-                yield number, Refused(str(error))
+                yield number, RefusedRequest(str(error))
         for place, scores in score_trees(self.scored, trees):
             number, which = owners[place]
             found[number].update(zip(which, scores, strict=True))
@@ -144,7 +146,7 @@ class LocalSubject:
             )
         return context_ids, own
 
-    def _trees(self, ask: Ask) -> list[tuple[Tree, tuple[int, ...]]]:
+    def _trees(self, ask: LoglikelihoodRequest) -> list[tuple[Tree, tuple[int, ...]]]:
         pairs = [self.encode_pair(ask.context, continuation) for continuation in ask.continuations]
         limit = self.context_length + 1  # the last token is only predicted
         if all(len(context) + len(own) <= limit for context, own in pairs):
@@ -157,14 +159,16 @@ class LocalSubject:
             for number, (ids, (_, own)) in enumerate(zip(whole, pairs, strict=True))
         ]
 
-    def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
+    def write(
+        self, prompts: Sequence[str], how: GenerationOptions
+    ) -> Iterator[tuple[int, list[str] | RefusedRequest]]:
         yield from self.write_ids([self._prompt(prompt) for prompt in prompts], how)
 
     def _prompt(self, text: str) -> list[int]:
         if self.chat is None:
             return self.tokenizer.encode(text)
         return self.chat.encode(
-            [{"role": "user", "content": text}], Rendering(add_generation_prompt=True)
+            [{"role": "user", "content": text}], RenderOptions(add_generation_prompt=True)
         ).ids
 
     @cached_property
@@ -173,8 +177,8 @@ class LocalSubject:
         return self.ends | ({turn} if turn is not None else frozenset())
 
     def write_ids(
-        self, prompts: Sequence[Sequence[int]], how: Writing
-    ) -> Iterator[tuple[int, list[str] | Refused]]:
+        self, prompts: Sequence[Sequence[int]], how: GenerationOptions
+    ) -> Iterator[tuple[int, list[str] | RefusedRequest]]:
         """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its
         beginning; where max_tokens would fill the context, they are cut to what the longest prompt leaves, or
         to half of the context."""
@@ -195,14 +199,14 @@ class LocalSubject:
         self.truncated += sum(len(ids) > room for ids in prompts)
         # Similar lengths together, so that texts of a round begin and end together.
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
-        for first in range(0, len(order), PROMPTS):
-            some = order[first : first + PROMPTS]
+        for first in range(0, len(order), PROMPTS_PER_BATCH):
+            some = order[first : first + PROMPTS_PER_BATCH]
             ids = [list(prompts[number][-room:]) or [self.tokenizer.separator_id] for number in some]
             yield from ((some[place], texts) for place, texts in self._write(ids, config))
 
     def _write(
         self, prompts: Sequence[Sequence[int]], config: SamplingConfig
-    ) -> Iterator[tuple[int, list[str] | Refused]]:
+    ) -> Iterator[tuple[int, list[str] | RefusedRequest]]:
         texts: dict[tuple[int, int], Completion] = {}
         for piece in self._engine.write(prompts, config, ends=self._all_ends):
             text = texts.setdefault((piece.prompt, piece.sample), Completion())

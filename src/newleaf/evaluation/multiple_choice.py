@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask
+from newleaf.evaluation.evaluated_model import LoglikelihoodRequest
 from newleaf.evaluation.task import (
     Item,
     Marks,
-    Measure,
-    Questions,
+    Metric,
     Setting,
     Task,
+    TaskItems,
     find_file,
     limited,
     scores_of,
 )
-from newleaf.evaluation.task_rows import BadRowError, Row, make_each, read_rows
+from newleaf.evaluation.task_rows import BadRowError, Row, parse_each, read_rows
 
-ACC, ACC_NORM = Measure("acc", "acc"), Measure("acc_norm", "acc_norm")
+ACC, ACC_NORM = Metric("acc", "acc"), Metric("acc_norm", "acc_norm")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Choice:
     group: str = ""
 
     @property
-    def solved(self) -> str:
+    def as_example(self) -> str:
         """The row as an example for others."""
         return f"{self.prompt} {self.choices[self.gold]}\n\n"
 
@@ -65,7 +65,7 @@ class ChoiceTask:
             self.name, lambda setting: self._questions(setting, path), _mark_choice, measures, chance=_chance
         )
 
-    def _questions(self, setting: Setting, path: Path | None) -> Questions:
+    def _questions(self, setting: Setting, path: Path | None) -> TaskItems:
         shots = setting.shots or 0
         file = find_file(self.name, setting, path or self.file)
         rows, problems = read_rows(file, setting.data.encoding)
@@ -84,13 +84,13 @@ class ChoiceTask:
                     f"than {shots} shots"
                 )
             prompt = self.heading(choice.group) + "".join(own[:shots]) + choice.prompt
-            ask = Ask(prompt, tuple(f" {each}" for each in choice.choices))
+            ask = LoglikelihoodRequest(prompt, tuple(f" {each}" for each in choice.choices))
             return Item(
                 row.where, ask, choice.gold, {"lengths": [len(each) for each in choice.choices]}, choice.group
             )
 
-        items, bad = make_each(limited(rows, setting), item)
-        return Questions(items, problems + bad, {"shots": shots, "file": str(file)})
+        items, bad = parse_each(limited(rows, setting), item)
+        return TaskItems(items, problems + bad, {"shots": shots, "file": str(file)})
 
     def _examples(self, shots: int, setting: Setting, file: Path) -> dict[str, list[str]]:
         if not shots:
@@ -100,8 +100,8 @@ class ChoiceTask:
         beside = Setting(data_dir=setting.data_dir or file.parent)
         rows, _ = read_rows(find_file(self.name, beside, self.shots_file), setting.data.encoding)
         found: dict[str, list[str]] = {}
-        for choice in make_each(rows, self.read)[0]:
-            found.setdefault(choice.group, []).append(choice.solved)
+        for choice in parse_each(rows, self.read)[0]:
+            found.setdefault(choice.group, []).append(choice.as_example)
         return found
 
 
@@ -200,7 +200,7 @@ CHOICE_TASKS = (
 )
 
 
-def _lambada_questions(setting: Setting, path: Path | None) -> Questions:
+def _lambada_questions(setting: Setting, path: Path | None) -> TaskItems:
     if setting.shots:
         raise InputError("shots: lambada is asked without examples")
     file = find_file("lambada", setting, path or "lambada.jsonl")
@@ -213,10 +213,10 @@ def _lambada_questions(setting: Setting, path: Path | None) -> Questions:
         context, space, word = whole.rpartition(" ")
         if not space or not word or not context:
             raise BadRowError("needs a context and a last word after a space")
-        return Item(row.where, Ask(context, (f" {word}",)), f" {word}")
+        return Item(row.where, LoglikelihoodRequest(context, (f" {word}",)), f" {word}")
 
-    items, bad = make_each(limited(rows, setting), item)
-    return Questions(items, problems + bad, {"shots": 0, "file": str(file)})
+    items, bad = parse_each(limited(rows, setting), item)
+    return TaskItems(items, problems + bad, {"shots": 0, "file": str(file)})
 
 
 def _mark_lambada(item: Item, answer: Any) -> Marks:
@@ -227,7 +227,7 @@ def _mark_lambada(item: Item, answer: Any) -> Marks:
 def lambada(path: Path | None = None) -> Task:
     """LAMBADA (Paperno et al. 2016): the last word of a passage, right where each of its tokens is the
     likeliest."""
-    perplexity = Measure("perplexity", "nats", finish="exp", higher_is_better=False)
+    perplexity = Metric("perplexity", "nats", finish="exp", higher_is_better=False)
     return Task(
         "lambada", lambda setting: _lambada_questions(setting, path), _mark_lambada, (ACC, perplexity)
     )

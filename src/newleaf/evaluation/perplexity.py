@@ -20,26 +20,27 @@ from newleaf.data.documents import documents
 from newleaf.data.sources import resolve_sources
 from newleaf.data.token_shards import token_byte_lengths
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Subject
-from newleaf.evaluation.journal import Answered, Journal
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import EvaluatedModel
+from newleaf.evaluation.journal import Sample, SampleLog
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.result import Progress, TaskResult
-from newleaf.evaluation.task import Item, Marks, Measure, RowFields, Setting
+from newleaf.evaluation.task import Item, Marks, Metric, RowFields, Setting
 from newleaf.evaluation.text_units import PART, units
 from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.tokenizer import Tokenizer
 
-LONG_WORD = 40  # bytes of a word on average, beyond which white space does not part a text into words
+# bytes of a word on average, beyond which white space does not part a text into words
+MAX_MEAN_WORD_BYTES = 40
 # bytes of a text below which a compressor's figure says more of its tables than of the text
-LEAST_PACKED = 1000
-LISTED = 100  # documents that results.json lists; all are among the answers
-BITS = Measure("bits_per_byte", "bits", weight="bytes", higher_is_better=False)
-PER_TOKEN = Measure("perplexity", "nats", weight="tokens", finish="exp", higher_is_better=False)
-PER_WORD = Measure("word_perplexity", "nats", weight="words", finish="exp", higher_is_better=False)
+MIN_BYTES_TO_COMPRESS = 1000
+MAX_DOCUMENTS_LISTED = 100  # documents that results.json lists; all are among the answers
+BITS = Metric("bits_per_byte", "bits", weight="bytes", higher_is_better=False)
+PER_TOKEN = Metric("perplexity", "nats", weight="tokens", finish="exp", higher_is_better=False)
+PER_WORD = Metric("word_perplexity", "nats", weight="words", finish="exp", higher_is_better=False)
 
 
 @dataclass
-class _Collected(Problems):
+class _CollectedProblems(Problems):
     """Problems that are listed and do not stop the work."""
 
     all: list[str] = field(default_factory=list)
@@ -74,7 +75,7 @@ def read_documents(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """(where, text) of each document of a file, folder or glob, and what cannot be read. Raises InputError
     when nothing can."""
-    problems = _Collected(on_error="skip")
+    problems = _CollectedProblems(on_error="skip")
     found: list[tuple[str, str]] = []
     fields = fields or RowFields()
     config = DataConfig(fields.field or "text", fields.encoding, fields.document or "file")
@@ -107,11 +108,11 @@ def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[tuple[Sequ
 
 
 def run_text(
-    source: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+    source: Path, subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
 ) -> TaskResult:
     """The scores of a text. With one document the interval is over its windows, otherwise over documents.
     Raises InputError for an address, which does not say how likely texts longer than its context are."""
-    if not isinstance(subject, LocalSubject):
+    if not isinstance(subject, LocalModel):
         raise InputError(f"{source}: text is scored with a local model; {subject.name} is an address")
     length = subject.context_length
     stride = setting.stride or length
@@ -121,8 +122,8 @@ def run_text(
     found, problems = read_documents(source, setting.limit, setting.data)
     texts = [_Text(*each) for each in found]
     name = source.stem or str(source)
-    with Journal(journal, [subject.fingerprint, "text", stride]) as kept:
-        answered = [kept.known(text.item) for text in texts]
+    with SampleLog(journal, [subject.fingerprint, "text", stride]) as kept:
+        answered = [kept.find(text.item) for text in texts]
         todo = [number for number, each in enumerate(answered) if each is None]
         for place, done in _score(subject, [texts[number] for number in todo], stride, name, progress):
             answered[todo[place]] = done
@@ -143,7 +144,7 @@ def run_text(
     marks = [each.marks for each in complete]
     parts = [[dict(zip(PART, window, strict=True)) for window in each.answer] for each in complete]
     words, size = (sum(each[name] for each in marks) for name in ("words", "bytes"))
-    worded = size <= LONG_WORD * words
+    worded = size <= MAX_MEAN_WORD_BYTES * words
     if not worded:
         problems.append(
             f"{source}: no perplexity per word, since white space does not part this text into words"
@@ -187,9 +188,9 @@ def _extra(texts: Sequence[_Text], marks: Sequence[Marks]) -> dict[str, Any]:
         for text, each in zip(texts, marks, strict=True)
     ]
     return {
-        **({"xz_bits_per_byte": xz_bits(data)} if len(data) >= LEAST_PACKED else {}),
+        **({"xz_bits_per_byte": xz_bits(data)} if len(data) >= MIN_BYTES_TO_COMPRESS else {}),
         **{name: int(value) for name, value in total.items()},
-        "documents": listed[:LISTED],
+        "documents": listed[:MAX_DOCUMENTS_LISTED],
     }
 
 
@@ -201,8 +202,8 @@ def xz_bits(data: bytes) -> float:
 
 
 def _score(
-    subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str, progress: Progress
-) -> Iterator[tuple[int, Answered]]:
+    subject: LocalModel, texts: Sequence[_Text], stride: int, name: str, progress: Progress
+) -> Iterator[tuple[int, Sample]]:
     lengths = np.asarray(token_byte_lengths(subject.tokenizer))
     parts: list[_Window] = []
     ids_of = [subject.tokenizer.encode(text.text, special_tokens=False) for text in texts]
@@ -213,7 +214,7 @@ def _score(
     left = np.bincount([part.document for part in parts], minlength=len(texts))
     found: dict[int, dict[int, list[float]]] = {}
     for number in np.flatnonzero(left == 0).tolist():
-        yield number, Answered(None, {}, "the tokenizer has no tokens for it")
+        yield number, Sample(None, {}, "the tokenizer has no tokens for it")
     for done, (place, (score,)) in enumerate(score_trees(subject.scored, [part.tree for part in parts]), 1):
         part = parts[place]
         done_of = found.setdefault(part.document, {})
@@ -226,7 +227,7 @@ def _score(
             )
 
 
-def _answered(text: str, windows: list[list[float]]) -> Answered:
+def _answered(text: str, windows: list[list[float]]) -> Sample:
     words = len(text.split())
     total = [sum(column) for column in zip(*windows, strict=True)]
     for window in windows:  # a window's share of the words is that of its bytes
@@ -238,4 +239,4 @@ def _answered(text: str, windows: list[list[float]]) -> Answered:
         "bytes": float(len(text.encode())),
         "words": float(words),
     }
-    return Answered(windows, marks)
+    return Sample(windows, marks)

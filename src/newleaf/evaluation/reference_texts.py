@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Writing
+from newleaf.evaluation.evaluated_model import GenerationOptions
 from newleaf.evaluation.statistics import Estimate
-from newleaf.evaluation.task import CorpusMeasure, Item, Marks, Measure, Questions, Setting, Task, limited
-from newleaf.evaluation.task_rows import BadRowError, Row, first_rows, make_each, read_rows
+from newleaf.evaluation.task import CorpusMetric, Item, Marks, Metric, Setting, Task, TaskItems, limited
+from newleaf.evaluation.task_rows import BadRowError, Row, first_rows, parse_each, read_rows
 from newleaf.measure import text_metrics
 
 MAX_TOKENS = 128
@@ -58,18 +58,24 @@ def generation_task(name: str, path: Path) -> Task:
     {prompt} in it; --shots takes the file's first rows as examples and asks the others."""
     means = ("exact_match", "f1", "rouge1", "rouge2", "rougeL", "repetition")
     measures = (
-        *(Measure(each, each, higher_is_better=each != "repetition") for each in means),
-        Measure("consistency", "consistent", weight="checked"),
+        *(Metric(each, each, higher_is_better=each != "repetition") for each in means),
+        Metric("consistency", "consistent", weight="checked"),
     )
     corpus = (
-        CorpusMeasure("bleu", lambda texts, references: _corpus("bleu", texts, references)),
-        CorpusMeasure("chrf", lambda texts, references: _corpus("chrf", texts, references)),
+        CorpusMetric("bleu", lambda texts, references: _corpus("bleu", texts, references)),
+        CorpusMetric("chrf", lambda texts, references: _corpus("chrf", texts, references)),
         *(_among(f"distinct_{n}", partial(text_metrics.distinct, n=n)) for n in (1, 2, 3)),
         _among("self_bleu", text_metrics.self_bleu, higher=False),
         _among("compression_ratio", text_metrics.compression_ratio, higher=False),
     )
     return Task(
-        name, lambda setting: _questions(name, path, setting), _mark, measures, corpus, _writing, _check
+        name,
+        lambda setting: _questions(name, path, setting),
+        _mark,
+        measures,
+        corpus,
+        _generation_options,
+        _check,
     )
 
 
@@ -78,14 +84,14 @@ def _corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]
     return Estimate(score, half / 1.96, max(0.0, score - half), min(100.0, score + half), len(texts))
 
 
-def _among(name: str, of: Callable[[Sequence[str]], float], higher: bool = True) -> CorpusMeasure:
+def _among(name: str, of: Callable[[Sequence[str]], float], higher: bool = True) -> CorpusMetric:
     """A score of texts among themselves, which has no interval: texts drawn twice would be alike."""
 
     def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Estimate:
         value = of(texts)
         return Estimate(value, 0.0, value, value, 1)
 
-    return CorpusMeasure(name, score, higher)
+    return CorpusMetric(name, score, higher)
 
 
 def _check(setting: Setting) -> None:
@@ -103,8 +109,8 @@ def _template(setting: Setting) -> Template:
     return Template(given, given + " {answer}")
 
 
-def _writing(setting: Setting) -> Writing:
-    return Writing(
+def _generation_options(setting: Setting) -> GenerationOptions:
+    return GenerationOptions(
         setting.max_tokens or MAX_TOKENS,
         _template(setting).stop,
         setting.temperature or 0.0,
@@ -112,10 +118,10 @@ def _writing(setting: Setting) -> Writing:
     )
 
 
-def _questions(name: str, path: Path, setting: Setting) -> Questions:
+def _questions(name: str, path: Path, setting: Setting) -> TaskItems:
     template, shots = _template(setting), setting.shots or 0
     rows, problems = read_rows(path, setting.data.encoding)
-    pairs, bad = make_each(rows, lambda row: (row, *_pair(row)))
+    pairs, bad = parse_each(rows, lambda row: (row, *_pair(row)))
     examples = [(prompt, references[0]) for _, prompt, references in pairs[:shots]]
     if len(pairs) <= shots:
         raise InputError(
@@ -125,7 +131,7 @@ def _questions(name: str, path: Path, setting: Setting) -> Questions:
         Item(row.where, template.prompt(prompt, examples), references, {"source": prompt})
         for row, prompt, references in pairs[shots:][: len(limited(rows, setting))]
     ]
-    return Questions(
+    return TaskItems(
         items, problems + bad, {"shots": shots, "file": str(path), "template": setting.template or "plain"}
     )
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask, Refused, Writing
+from newleaf.evaluation.evaluated_model import GenerationOptions, LoglikelihoodRequest, RefusedRequest
 from newleaf.measure.loglikelihood import Score
 
 AT_ONCE = 8  # requests that are under way
@@ -55,10 +55,14 @@ class RemoteSubject:
     def about(self) -> dict[str, Any]:
         return {"address": self.base, "served_model": self.model, "chat_template": self.chat}
 
-    def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
+    def score(
+        self, asks: Sequence[LoglikelihoodRequest]
+    ) -> Iterator[tuple[int, list[Score] | RefusedRequest]]:
         yield from self._each([partial(self._score, ask) for ask in asks])
 
-    def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
+    def write(
+        self, prompts: Sequence[str], how: GenerationOptions
+    ) -> Iterator[tuple[int, list[str] | RefusedRequest]]:
         yield from self._each([partial(self._write, prompt, how) for prompt in prompts])
 
     def _each(self, calls: Sequence[Callable[[], Any]]) -> Iterator[tuple[int, Any]]:
@@ -71,16 +75,16 @@ class RemoteSubject:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _score(self, ask: Ask) -> list[Score] | Refused:
+    def _score(self, ask: LoglikelihoodRequest) -> list[Score] | RefusedRequest:
         scores = []
         for continuation in ask.continuations:
             found = self._score_one(ask.context, continuation)
-            if isinstance(found, Refused):
+            if isinstance(found, RefusedRequest):
                 return found
             scores.append(found)
         return scores
 
-    def _score_one(self, context: str, continuation: str) -> Score | Refused:
+    def _score_one(self, context: str, continuation: str) -> Score | RefusedRequest:
         """The tokens that begin after the context, spaces at its end belonging to the continuation. One
         further token is asked for, since some servers write at least one; it begins after the text's end and
         is left out."""
@@ -108,11 +112,11 @@ class RemoteSubject:
             raise InputError(f"{self.base}: does not give the prompt back (echo), which this task needs")
         own = [row for row in rows if begins <= row[2] < len(text)]
         if not own or any(row[1] is None for row in own):
-            return Refused(f"the server gives no log-probability for {continuation!r}")
+            return RefusedRequest(f"the server gives no log-probability for {continuation!r}")
         greedy = all(row[1] >= max((row[3] or {}).values(), default=row[1]) - 1e-9 for row in own)
         return Score(float(sum(row[1] for row in own)), greedy, len(own))
 
-    def _write(self, prompt: str, how: Writing) -> list[str] | Refused:
+    def _write(self, prompt: str, how: GenerationOptions) -> list[str] | RefusedRequest:
         path = "chat/completions" if self.chat else "completions"
         asked: dict[str, Any] = (
             {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
@@ -131,7 +135,11 @@ class RemoteSubject:
             raise InputError(f"{self.base}/{path}: the answer has no choices with text") from None
         for stop in how.stop:
             texts = [text.split(stop)[0] for text in texts]
-        return texts if len(texts) == how.n else Refused(f"the server gave {len(texts)} texts, not {how.n}")
+        return (
+            texts
+            if len(texts) == how.n
+            else RefusedRequest(f"the server gave {len(texts)} texts, not {how.n}")
+        )
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
         url = f"{self.base}/{path}"

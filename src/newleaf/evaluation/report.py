@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from newleaf.evaluation.published import published_for
 from newleaf.evaluation.result import Evaluation, TaskResult
-from newleaf.evaluation.statistics import FEWEST, Difference, Estimate
+from newleaf.evaluation.statistics import MIN_ITEMS, Difference, Estimate
 from newleaf.storage.atomic_write import write_atomically, write_json, write_text
 from newleaf.tune.labels.classification_report import confusion_lines
 
@@ -99,7 +99,7 @@ def verdict(name: str, difference: Difference, a: str, b: str) -> str:
         else ""
     )
     if difference.p is None:
-        few = f"{difference.n:,} are too few to tell a difference from chance ({FEWEST} at least); give more text or rows"
+        few = f"{difference.n:,} are too few to tell a difference from chance ({MIN_ITEMS} at least); give more text or rows"
         return f"{name} {difference.value:+.4g}: {few}"
     real = "is real" if difference.real else "may be chance"
     return f"{name} {size}: the difference {real} (p = {difference.p:.2g}, {difference.test}, {difference.n:,} items{split})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from newleaf.evaluation.statistics import Difference, Estimate
-from newleaf.evaluation.task import Marks, Measure
+from newleaf.evaluation.task import Marks, Metric
 
 Progress = Callable[[str, int, int], None]  # what is being done, so many of so many
 
@@ -19,7 +19,7 @@ class TaskResult:
 
     task: str
     scores: dict[str, Estimate]
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[Metric, ...] = ()
     groups: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     setting: dict[str, Any] = field(default_factory=dict)

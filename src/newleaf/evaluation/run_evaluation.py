@@ -10,11 +10,11 @@ from pathlib import Path
 
 from newleaf.errors import InputError
 from newleaf.evaluation.contamination import check_contamination
-from newleaf.evaluation.evaluated_model import Subject
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import EvaluatedModel
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.result import Evaluation, Progress, TaskResult
 from newleaf.evaluation.statistics import Difference, compare
-from newleaf.evaluation.task import Marks, Measure, Setting
+from newleaf.evaluation.task import Marks, Metric, Setting
 from newleaf.evaluation.task_registry import Job, find_job, find_label_job
 from newleaf.evaluation.text_units import compare_texts
 from newleaf.version import VERSION
@@ -41,19 +41,19 @@ def find_jobs(tasks: Sequence[str], setting: Setting, labels: bool = False) -> l
 
 
 def evaluate(
-    subject: Subject,
+    subject: EvaluatedModel,
     jobs: Sequence[Job],
     setting: Setting,
     progress: Progress,
     out: Path | None = None,
-    against: Subject | None = None,
+    against: EvaluatedModel | None = None,
     training: Sequence[str] = (),
 ) -> Evaluation:
     """Run the tasks, and the same on `against`. Answers are kept under `out`/answers and taken from there
     when they are there already. `training` are texts in which the tasks' rows are looked for."""
     found = _run(subject, jobs, setting, progress, out / ANSWERS if out is not None else None)
     if training:
-        tokenizer = subject.tokenizer if isinstance(subject, LocalSubject) else None
+        tokenizer = subject.tokenizer if isinstance(subject, LocalModel) else None
         tasks, notes = check_contamination(found.tasks, training, tokenizer)
         found = replace(found, tasks=tasks, notes=[*found.notes, *notes])
     if against is None:
@@ -66,19 +66,19 @@ def evaluate(
 
 
 def _run(
-    subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None
+    subject: EvaluatedModel, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None
 ) -> Evaluation:
     results = []
     for job in jobs:
         path = answers / (re.sub(r"[^\w.-]+", "_", job.name) + ".jsonl") if answers is not None else None
         results.append(replace(job.run(subject, setting, path, progress), task=job.name))
     notes = []
-    if isinstance(subject, LocalSubject) and subject.truncated:
+    if isinstance(subject, LocalModel) and subject.truncated:
         notes.append(
             f"{subject.truncated:,} prompts did not fit the context of {subject.context_length:,} and lost "
             f"their beginning"
         )
-    if isinstance(subject, LocalSubject) and subject.cut is not None:
+    if isinstance(subject, LocalModel) and subject.cut is not None:
         asked, most = subject.cut
         notes.append(
             f"texts are cut at {most:,} tokens, not {asked:,}: the model's context is "
@@ -111,7 +111,7 @@ def _parts_of(result: TaskResult, wheres: Sequence[str]) -> list[Sequence[Marks]
 
 
 def _difference(
-    measure: Measure,
+    measure: Metric,
     one: list[Marks],
     other: list[Marks],
     parts: list[Sequence[Marks]],

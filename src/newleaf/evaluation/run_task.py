@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask, Refused, Subject
-from newleaf.evaluation.journal import Answered, Journal
+from newleaf.evaluation.evaluated_model import EvaluatedModel, LoglikelihoodRequest, RefusedRequest
+from newleaf.evaluation.journal import Sample, SampleLog
 from newleaf.evaluation.result import Progress, TaskResult
-from newleaf.evaluation.task import Item, Marks, Measure, Setting, Task
+from newleaf.evaluation.task import Item, Marks, Metric, Setting, Task
 
 
 def run_questions(
-    task: Task, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+    task: Task, subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
 ) -> TaskResult:
     """The task's scores. Raises InputError when no row of it can be asked."""
     task.check(setting)
@@ -31,21 +31,21 @@ def run_questions(
         )
     writing = task.writing(setting) if task.writing is not None else None
     begun, asked = time.monotonic(), 0
-    with Journal(journal, [subject.fingerprint, task.name, repr(writing)]) as kept:
-        found = [kept.known(item) for item in questions.items]
+    with SampleLog(journal, [subject.fingerprint, task.name, repr(writing)]) as kept:
+        found = [kept.find(item) for item in questions.items]
         todo = [number for number, each in enumerate(found) if each is None]
         progress(task.name, len(found) - len(todo), len(found))
         for place, answer in _answers(task, subject, setting, [questions.items[number] for number in todo]):
             item = questions.items[todo[place]]
-            if isinstance(answer, Refused):
-                found[todo[place]] = Answered(None, {}, answer.reason)
+            if isinstance(answer, RefusedRequest):
+                found[todo[place]] = Sample(None, {}, answer.reason)
             else:
-                found[todo[place]] = marked = Answered(answer, task.mark(item, answer))
+                found[todo[place]] = marked = Sample(answer, task.mark(item, answer))
                 kept.add(item, marked)
             asked += 1
             progress(task.name, len(found) - len(todo) + asked, len(found))
         answered = [
-            each if each is not None else Answered(None, {}, "the model gave no answer") for each in found
+            each if each is not None else Sample(None, {}, "the model gave no answer") for each in found
         ]
         kept.finish(questions.items, answered)
     refused = [
@@ -61,17 +61,19 @@ def run_questions(
     )
 
 
-def _answers(task: Task, subject: Subject, setting: Setting, items: list[Item]) -> Iterator[tuple[int, Any]]:
+def _answers(
+    task: Task, subject: EvaluatedModel, setting: Setting, items: list[Item]
+) -> Iterator[tuple[int, Any]]:
     if not items:
         return iter(())
     if task.writing is not None:
         return subject.write([str(item.ask) for item in items], task.writing(setting))
-    return subject.score([item.ask for item in items if isinstance(item.ask, Ask)])
+    return subject.score([item.ask for item in items if isinstance(item.ask, LoglikelihoodRequest)])
 
 
 def _added_up(
     task: Task,
-    pairs: list[tuple[Item, Answered]],
+    pairs: list[tuple[Item, Sample]],
     left_out: list[str],
     setting: dict[str, Any],
     seconds: float,
@@ -111,7 +113,7 @@ def _added_up(
     )
 
 
-def _chance(task: Task, items: list[Item], measures: tuple[Measure, ...]) -> dict[str, float]:
+def _chance(task: Task, items: list[Item], measures: tuple[Metric, ...]) -> dict[str, float]:
     """What guessing reaches on these items, the mean over them."""
     if task.chance is None:
         return {}
@@ -119,11 +121,11 @@ def _chance(task: Task, items: list[Item], measures: tuple[Measure, ...]) -> dic
     return {measure.name: value for measure in measures}
 
 
-def _counts(measure: Measure, marks: list[Marks]) -> bool:
+def _counts(measure: Metric, marks: list[Marks]) -> bool:
     return measure.weight is None or sum(each[measure.weight] for each in marks) > 0
 
 
-def _by_group(pairs: list[tuple[Item, Answered]], measures: tuple[Measure, ...]) -> dict[str, Any]:
+def _by_group(pairs: list[tuple[Item, Sample]], measures: tuple[Metric, ...]) -> dict[str, Any]:
     names = sorted({item.group for item, _ in pairs if item.group})
     if not names:
         return {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Subject
-from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.evaluated_model import EvaluatedModel
+from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.task import Setting
@@ -23,10 +23,12 @@ PROMPT, NEW, LONG = 32, 128, 512
 REPEATS = 5
 
 
-def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
+def run_speed(
+    subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
+) -> TaskResult:
     """`tokens_per_second` of one text being written and `prompt_tokens_per_second` of a fresh prompt being
     read: the median of five, and the slowest and fastest as the interval's ends."""
-    if not isinstance(subject, LocalSubject):
+    if not isinstance(subject, LocalModel):
         raise InputError(
             "speed: is measured on a local model; for an address, see python -m benchmarks.serving_engine"
         )

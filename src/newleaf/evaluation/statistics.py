@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 AT_ONCE = 4_000_000  # drawn places held at once
-FEWEST = 20  # items, or windows, below which resampling says too little about a difference
+MIN_ITEMS = 20  # items, or windows, below which resampling says too little about a difference
 SEED = 20_190_214
 
 Array = NDArray[np.float64]
@@ -127,7 +127,7 @@ def compare(
     against = float(((drawn <= 0) if value > 0 else (drawn >= 0)).mean())
     p = 1.0 if value == 0 else min(1.0, max(2 * against, 1 / resamples))
     test = "paired bootstrap" if block == 1 else f"paired bootstrap of blocks of {block}"
-    return Difference(value, low, high, p if len(a) >= FEWEST else None, test, len(a))
+    return Difference(value, low, high, p if len(a) >= MIN_ITEMS else None, test, len(a))
 
 
 def block_of(count: int) -> int:

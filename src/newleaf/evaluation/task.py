@@ -11,7 +11,7 @@ import numpy as np
 
 from newleaf.data.data_config import DocumentUnit
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Ask, Writing
+from newleaf.evaluation.evaluated_model import GenerationOptions, LoglikelihoodRequest
 from newleaf.evaluation.statistics import Array, Estimate, estimate
 from newleaf.evaluation.task_rows import Row
 from newleaf.measure.loglikelihood import Score
@@ -37,9 +37,9 @@ class RowFields:
     def of(cls, values: Mapping[str, Any]) -> RowFields:
         """From options. Raises InputError for one that does not exist."""
         known = cls.__dataclass_fields__
-        if strange := [name for name in values if name not in known]:
+        if unknown := [name for name in values if name not in known]:
             raise InputError(
-                f"data.{strange[0]}: there is no such option of evaluation; there are {', '.join(known)}"
+                f"data.{unknown[0]}: there is no such option of evaluation; there are {', '.join(known)}"
             )
         choices = values.get("choices") or ()
         names = tuple(choices.split(",")) if isinstance(choices, str) else tuple(choices)
@@ -74,14 +74,14 @@ class Item:
     to know."""
 
     where: str
-    ask: Ask | str
+    ask: LoglikelihoodRequest | str
     gold: Any
     fields: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A score's name, the mark that it is the mean of (`weight`: over the sum of this mark), and what is done
     with the mean."""
 
@@ -103,7 +103,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class CorpusMeasure:
+class CorpusMetric:
     """A score of all texts together, such as BLEU: (outputs, references of each) → its estimate."""
 
     name: str
@@ -112,7 +112,7 @@ class CorpusMeasure:
 
 
 @dataclass(frozen=True)
-class Questions:
+class TaskItems:
     """What a task asks, what of its rows was left out and why, and the setting to be told with its scores."""
 
     items: list[Item]
@@ -126,11 +126,11 @@ class Task:
     written)."""
 
     name: str
-    questions: Callable[[Setting], Questions]
+    questions: Callable[[Setting], TaskItems]
     mark: Callable[[Item, Any], Marks]
-    measures: tuple[Measure, ...]
-    corpus_measures: tuple[CorpusMeasure, ...] = ()
-    writing: Callable[[Setting], Writing] | None = None  # None: likelihoods are asked for
+    measures: tuple[Metric, ...]
+    corpus_measures: tuple[CorpusMetric, ...] = ()
+    writing: Callable[[Setting], GenerationOptions] | None = None  # None: likelihoods are asked for
     check: Callable[[Setting], None] = lambda setting: None  # raises InputError before any work
     chance: Callable[[Item], float] | None = None  # how often a guess is right, where answers are chosen
 

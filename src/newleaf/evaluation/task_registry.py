@@ -10,7 +10,7 @@ from pathlib import Path
 from newleaf.data.compression import COMPRESSED_SUFFIXES
 from newleaf.data.row_files import FORMATS, format_of
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluated_model import Subject
+from newleaf.evaluation.evaluated_model import EvaluatedModel
 from newleaf.evaluation.gsm8k import gsm8k
 from newleaf.evaluation.multiple_choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.result import Progress, TaskResult
@@ -19,7 +19,7 @@ from newleaf.evaluation.task import Setting, Task
 
 HARNESS = "lm_eval:"
 
-Run = Callable[[Subject, Setting, Path | None, Progress], TaskResult]
+Run = Callable[[EvaluatedModel, Setting, Path | None, Progress], TaskResult]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_job(name: str, encoding: str | None = None) -> Job:
 
 def find_label_job(name: str) -> Job:
     """A file of labelled rows, for a classifier. Raises InputError for anything else."""
-    from newleaf.evaluation.labelled import check_for_labels, run_labelled
+    from newleaf.evaluation.labelled import check_classifier_options, evaluate_classifier
 
     path = Path(name)
     if not path.is_file():
@@ -101,8 +101,10 @@ def find_label_job(name: str) -> Job:
         raise InputError(f"{name}: {what}; give a file of labelled rows, such as test.csv or test.jsonl")
     return Job(
         path.name.partition(".")[0] or name,
-        lambda subject, setting, journal, progress: run_labelled(path, subject, setting, journal, progress),
-        lambda setting: check_for_labels(name, setting),
+        lambda subject, setting, journal, progress: evaluate_classifier(
+            path, subject, setting, journal, progress
+        ),
+        lambda setting: check_classifier_options(name, setting),
     )
 
 
@@ -153,7 +155,9 @@ def _file_job(path: Path, encoding: str | None) -> Job:
 
 
 def _harness_job(name: str) -> Job:
-    def run(subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
+    def run(
+        subject: EvaluatedModel, setting: Setting, journal: Path | None, progress: Progress
+    ) -> TaskResult:
         from newleaf.evaluation.harness import run_harness
 
         return run_harness(name, subject, setting, journal, progress)

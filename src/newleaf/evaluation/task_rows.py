@@ -94,7 +94,7 @@ def read_rows(path: Path, encoding: str | None = None) -> tuple[list[Row], list[
     return rows, problems
 
 
-def make_each(rows: Sequence[Row], make: Callable[[Row], Made]) -> tuple[list[Made], list[str]]:
+def parse_each(rows: Sequence[Row], make: Callable[[Row], Made]) -> tuple[list[Made], list[str]]:
     """What `make` makes of each row, and the rows it refuses."""
     made: list[Made] = []
     problems: list[str] = []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from newleaf.evaluation.statistics import FEWEST, Array, Difference, block_of, compare
-from newleaf.evaluation.task import Marks, Measure
+from newleaf.evaluation.statistics import MIN_ITEMS, Array, Difference, block_of, compare
+from newleaf.evaluation.task import Marks, Metric
 
 PART = ("nats", "bits", "tokens", "bytes", "words")  # of a window
 
@@ -18,13 +18,13 @@ Parts = Sequence[Sequence[Marks]]  # each document's windows
 def units(documents: Sequence[Marks], parts: Parts) -> tuple[Sequence[Marks], int]:
     """The marks to resample, and how many of them that follow one another are drawn together."""
     windows = [window for document in parts for window in document]
-    if len(documents) >= FEWEST or len(windows) <= len(documents):
+    if len(documents) >= MIN_ITEMS or len(windows) <= len(documents):
         return documents, 1
     return windows, block_of(len(windows))
 
 
 def compare_texts(
-    measure: Measure, one: tuple[Sequence[Marks], Parts], other: tuple[Sequence[Marks], Parts]
+    measure: Metric, one: tuple[Sequence[Marks], Parts], other: tuple[Sequence[Marks], Parts]
 ) -> Difference | None:
     """Two models' marks of the same documents compared: by documents, or by stretches of them as long as the
     longer windows are. None where the two do not count the same things, such as the tokens of different
@@ -33,7 +33,7 @@ def compare_texts(
     (ours, our_parts), (theirs, their_parts) = one, other
     if any(not np.isclose(a[weight], b[weight]) for a, b in zip(ours, theirs, strict=True)):
         return None
-    if len(ours) >= FEWEST:
+    if len(ours) >= MIN_ITEMS:
         return compare(
             [a[measure.mark] for a in ours], [b[measure.mark] for b in theirs], [a[weight] for a in ours]
         )
@@ -42,7 +42,7 @@ def compare_texts(
         for pair in zip(our_parts, their_parts, strict=True)
     ]
     table = np.concatenate(rows)
-    block = block_of(len(table)) if len(table) >= FEWEST else 1
+    block = block_of(len(table)) if len(table) >= MIN_ITEMS else 1
     found = compare(table[:, 0].tolist(), table[:, 1].tolist(), table[:, 2].tolist(), block=block)
     return (
         found

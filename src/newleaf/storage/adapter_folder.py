@@ -189,7 +189,7 @@ def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
     is none."""
     if not (folder / "tokenizer.json").exists():
         return None
-    return Tokenizer.load(folder).fitted(config.vocab_size, folder)
+    return Tokenizer.load(folder).fit_vocabulary(config.vocab_size, folder)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

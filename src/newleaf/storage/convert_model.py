@@ -150,7 +150,7 @@ def open_source(path: Path) -> Source:
     warn_unknown_fields(values, family, path)
     weights, tokenizer = FolderWeights(path, config, family), find_tokenizer(path)
     if tokenizer is not None:
-        tokenizer = tokenizer.fitted(config.vocab_size, path)
+        tokenizer = tokenizer.fit_vocabulary(config.vocab_size, path)
     name = family.name if family else OWN_TYPE
     return Source(
         name, weights.config, weights, tokenizer, read_defaults(path, values), None, note_of(values)

@@ -24,7 +24,7 @@ MAX_ARRAY_VALUES = 4 * 2**20
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `process_logits` as PyTorch counts, rows first; `kind` is the format's number for
+    """Where a tensor lies: `shape` as PyTorch counts, rows first; `kind` is the format's number for
     the type of its blocks."""
 
     shape: tuple[int, ...]

@@ -23,7 +23,7 @@ CODE_BITS = {Q4_0: 4, Q4_1: 4, Q8_0: 8, MXFP4: 4}
 
 
 def pack_blocks(data: NDArray[np.uint8], kind: int, rows: Tensor, shape: tuple[int, ...]) -> Packed | None:
-    """A tensor of `process_logits` made of the rows with these numbers [...] of a file's data [rows, bytes],
+    """A tensor of `shape` made of the rows with these numbers [...] of a file's data [rows, bytes],
     of a type in BITS.
 
     None where its scales do not fit the packed form (MXFP4's may be too far apart).

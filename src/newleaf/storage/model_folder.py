@@ -181,7 +181,7 @@ def load_folder(
     network = load_weights(network, weights, precision)
     tokenizer = tokenizer or find_tokenizer(path)
     if tokenizer is not None:
-        tokenizer = tokenizer.fitted(config.vocab_size, path)
+        tokenizer = tokenizer.fit_vocabulary(config.vocab_size, path)
     name = family.name if family else OWN_TYPE
     return ModelFolder(path, network, tokenizer, name, read_defaults(path, values), note_of(values))
 

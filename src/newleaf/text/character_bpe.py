@@ -11,11 +11,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from newleaf.text.components import byte_alphabet
 
-LEAST = 2  # times that a character or a merge stands in the text
+MIN_FREQUENCY = 2  # times that a character or a merge stands in the text
 # a private sign that stands for the other characters while merges are learned; words end at it
-RARE = "\ue000"
-COVERED, SPARE = 0.99, 1.25
-LOOKED_AT = 1 << 20  # characters of a text
+RARE_CHARACTER = "\ue000"
+COVERAGE, SPARE = 0.99, 1.25
+MAX_SAMPLE_CHARS = 1 << 20  # characters of a text
 
 
 def has_many_characters(texts: Iterable[str]) -> bool:
@@ -23,13 +23,13 @@ def has_many_characters(texts: Iterable[str]) -> bool:
     Japanese and Korean; of the first million characters."""
     long, all_bytes, seen = 0, 0, 0
     for text in texts:
-        part = text[: LOOKED_AT - seen]
+        part = text[: MAX_SAMPLE_CHARS - seen]
         sizes = [len(part.encode()), len(part)]
         two = sum("\x80" <= c < "\u0800" for c in part)
         # Every character has one byte, those of two one more; the rest of the bytes belongs to longer ones.
         long += sizes[0] - 2 * two - sum(c < "\x80" for c in part)
         all_bytes, seen = all_bytes + sizes[0], seen + sizes[1]
-        if seen >= LOOKED_AT:
+        if seen >= MAX_SAMPLE_CHARS:
             break
     return 2 * long >= max(1, all_bytes)
 
@@ -40,21 +40,23 @@ def tokens_for_characters(texts: Iterable[str]) -> int:
     words."""
     counts, seen = Counter[str](), 0
     for text in texts:
-        part = text[: LOOKED_AT - seen]
+        part = text[: MAX_SAMPLE_CHARS - seen]
         counts.update(part)
         seen += len(part)
-        if seen >= LOOKED_AT:
+        if seen >= MAX_SAMPLE_CHARS:
             break
     often = sorted((count for c, count in counts.items() if not c.isascii()), reverse=True)
     total, reached = sum(often), 0
     for kept, count in enumerate(often, 1):
         reached += count
-        if reached >= COVERED * total:
+        if reached >= COVERAGE * total:
             return int(SPARE * (256 + kept))
     return 256
 
 
-def learned(texts: list[str], size: int, words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def train_character_bpe(
+    texts: list[str], size: int, words: str
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, then characters
     in the order of how often they stand, and what BPE merges. `words` is the expression that cuts text into
     words.
@@ -111,19 +113,19 @@ def _add_merges(
 
 
 def _add_characters(
-    counts: Counter[str], vocabulary: dict[str, int], merges: list[tuple[str, str]], most: int
+    counts: Counter[str], vocabulary: dict[str, int], merges: list[tuple[str, str]], max_tokens: int
 ) -> set[str]:
-    """The characters that are one token now, those of one byte among them, while there are fewer than `most`
-    tokens. Each byte but the first is a merge with those before."""
+    """The characters that are one token now, those of one byte among them, while there are fewer than
+    `max_tokens` tokens. Each byte but the first is a merge with those before."""
     kept = {c for c in counts if c.isascii()}
     for character in sorted(counts.keys() - kept, key=lambda c: (-counts[c], c)):
-        spelled = _spelled(character)
+        spelled = _byte_level(character)
         new = [
             (spelled[:end], spelled[end])
             for end in range(1, len(spelled))
             if spelled[: end + 1] not in vocabulary
         ]
-        if counts[character] < LEAST or len(vocabulary) + len(new) > most:
+        if counts[character] < MIN_FREQUENCY or len(vocabulary) + len(new) > max_tokens:
             break
         for left, right in new:
             vocabulary[left + right] = len(vocabulary)
@@ -137,22 +139,22 @@ def _merges_of_characters(
 ) -> list[tuple[str, str]]:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(RARE, "removed"), pre_tokenizers.Split(Regex(words), "isolated")]
+        [pre_tokenizers.Split(RARE_CHARACTER, "removed"), pre_tokenizers.Split(Regex(words), "isolated")]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        min_frequency=LEAST,
+        min_frequency=MIN_FREQUENCY,
         initial_alphabet=sorted(kept),
         limit_alphabet=len(kept),
         show_progress=False,
     )
-    table = str.maketrans(dict.fromkeys(set(all_of_them) - kept, RARE))
+    table = str.maketrans(dict.fromkeys(set(all_of_them) - kept, RARE_CHARACTER))
     backend.train_from_iterator((text.translate(table) if table else text for text in texts), trainer)
     found = json.loads(backend.to_str())["model"]["merges"]
-    return [(_spelled(left), _spelled(right)) for left, right in found]
+    return [(_byte_level(left), _byte_level(right)) for left, right in found]
 
 
-def _spelled(text: str) -> str:
+def _byte_level(text: str) -> str:
     """The stand-ins of a text's bytes."""
     return "".join(_SYMBOLS[byte] for byte in text.encode())
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.text.control_tokens import ControlTokens, Mask, strings_of
-from newleaf.text.messages import Message, check_messages, plain, with_reasoning
+from newleaf.text.messages import Message, as_json_values, check_messages, with_reasoning
 from newleaf.text.template_sandbox import TemplateSandbox
 from newleaf.text.tokenizer import Tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a template reads that is not the caller's to choose.
-OWN_VARIABLES = (
+RESERVED_VARIABLES = (
     "messages",
     "tools",
     "documents",
@@ -40,7 +40,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Marked(Prompt):
+class RenderedConversation(Prompt):
     """A conversation with the place of each token in the text, [start, end), and those of the template's `{%
     generation %}` blocks."""
 
@@ -57,7 +57,7 @@ class TurnEnd:
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderOptions:
     """How a conversation is to be rendered. `variables` are what else the template reads, such as
     `enable_thinking`."""
 
@@ -74,7 +74,7 @@ class Rendering:
                 "new one; choose one"
             )
         for name in self.variables:
-            if name in OWN_VARIABLES:
+            if name in RESERVED_VARIABLES:
                 raise InputError(f"template variables: {name} has an option of its own")
             if name in NAMED_TOKENS:
                 raise InputError(
@@ -134,20 +134,20 @@ class ChatTemplate:
             )
         return self.sources[DEFAULT_TEMPLATE]
 
-    def render(self, messages: Any, how: Rendering | None = None) -> str:
+    def render(self, messages: Any, how: RenderOptions | None = None) -> str:
         """The conversation as text. Raises InputError for messages or templates that are wrong, in one
         line."""
-        how = how or Rendering()
+        how = how or RenderOptions()
         return self._render(self._variables(messages, how), how)[0]
 
-    def encode(self, messages: Any, how: Rendering | None = None) -> Prompt:
+    def encode(self, messages: Any, how: RenderOptions | None = None) -> Prompt:
         """The conversation as text and ids. Raises InputError as `render` does."""
         found = self.encode_marked(messages, how)
         return Prompt(found.text, found.ids)
 
-    def encode_marked(self, messages: Any, how: Rendering | None = None) -> Marked:
+    def encode_marked(self, messages: Any, how: RenderOptions | None = None) -> RenderedConversation:
         """`encode`, and where everything stands."""
-        how = how or Rendering()
+        how = how or RenderOptions()
         values, controls = self._variables(messages, how), self._controls(self.source(how.tools))
         given = {name: value for name, value in values.items() if name not in self._named_tokens}
         mask = Mask(strings_of(given | {"": self.source(how.tools)}))
@@ -162,7 +162,7 @@ class ChatTemplate:
             text = finer if mask.restore(finer) == mask.restore(text) else text
         ids, places = controls.encode(text, mask)
         self.tokenizer.check_ids(ids)
-        return Marked(mask.restore(text), ids, places, spans)
+        return RenderedConversation(mask.restore(text), ids, places, spans)
 
     def marks_answers(self, tools: Any = None) -> bool:
         """Whether the template says what the assistant's words are, in `{% generation %}` blocks."""
@@ -199,7 +199,10 @@ class ChatTemplate:
         asked, answered = "qvxquestionqvx", "qvxanswerqvx"
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         try:
-            begun, whole = self.render(turns[:1], Rendering(add_generation_prompt=True)), self.render(turns)
+            begun, whole = (
+                self.render(turns[:1], RenderOptions(add_generation_prompt=True)),
+                self.render(turns),
+            )
         except InputError:  # a template that wants a system message first
             return ""
         between, found, _ = whole.removeprefix(begun).partition(answered)
@@ -209,20 +212,20 @@ class ChatTemplate:
         """The id of a control token of this template, or None."""
         return self._controls(self.source()).ids.get(token)
 
-    def _variables(self, messages: Any, how: Rendering) -> dict[str, Any]:
+    def _variables(self, messages: Any, how: RenderOptions) -> dict[str, Any]:
         checked = [with_reasoning(message) for message in check_messages(messages)]
         if not re.search(r"\btext\b", self.source(how.tools)):  # such a template does not look into parts
             checked = [_joined(message) for message in checked]
         return {
             **self._named_tokens,
-            **plain(how.variables, "template variables"),
+            **as_json_values(how.variables, "template variables"),
             "messages": checked,
-            "tools": plain(how.tools, "tools"),
-            "documents": plain(how.documents, "documents"),
+            "tools": as_json_values(how.tools, "tools"),
+            "documents": as_json_values(how.documents, "documents"),
             "add_generation_prompt": how.add_generation_prompt,
         }
 
-    def _render(self, variables: Mapping[str, Any], how: Rendering) -> tuple[str, list[tuple[int, int]]]:
+    def _render(self, variables: Mapping[str, Any], how: RenderOptions) -> tuple[str, list[tuple[int, int]]]:
         """The text, and where its `{% generation %}` blocks are (none, where a message is to be gone on
         with)."""
         source = self.source(how.tools)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken
 
-from newleaf.text.plain_vocabulary import reachable, without
+from newleaf.text.plain_vocabulary import unmatchable_tokens, without_tokens
 from newleaf.untrusted import native_errors_as_input_errors
 
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
@@ -148,7 +148,7 @@ class ControlTokens:
             description["post_processor"] = None  # it would only trim white space off the places of tokens
             for token in description["added_tokens"]:
                 token["special"] = token["special"] or token["content"] in self.ids
-            description = without(description, reachable(description, self.ids))
+            description = without_tokens(description, unmatchable_tokens(description, self.ids))
             backend = tokenizers.Tokenizer.from_str(json.dumps(description))
             # tokens called special are text to it, and the twins are not called so
             backend.encode_special_tokens = True

@@ -12,8 +12,8 @@ from newleaf.errors import InputError
 from newleaf.text.components import parts_of
 from newleaf.untrusted import native_errors_as_input_errors
 
-MOST_GROWTH = 256  # times as long, in characters; published tokenizers stay below 16
-MOST_STEPS = 1000
+MAX_GROWTH = 256  # times as long, in characters; published tokenizers stay below 16
+MAX_STEPS = 1000
 
 
 def check_growth(backend: tokenizers.Tokenizer, path: Path) -> None:
@@ -21,16 +21,16 @@ def check_growth(backend: tokenizers.Tokenizer, path: Path) -> None:
     text more than MOST_GROWTH times as long."""
     for names in (("normalizer", "pre_tokenizer"), ("decoder",)):
         steps = [step for name in names for step in _steps(backend, name, path)]
-        if len(steps) > MOST_STEPS:
+        if len(steps) > MAX_STEPS:
             raise InputError(
-                f"{path}: its {names[0]} has {len(steps):,} steps, and newleaf reads at most {MOST_STEPS:,}"
+                f"{path}: its {names[0]} has {len(steps):,} steps, and newleaf reads at most {MAX_STEPS:,}"
             )
         growth = 1.0
         for step in steps:
             growth *= _growth(step)
-            if growth > MOST_GROWTH:
+            if growth > MAX_GROWTH:
                 raise InputError(
-                    f"{path}: its {names[0]} can make a text over {MOST_GROWTH} times as long, so it is "
+                    f"{path}: its {names[0]} can make a text over {MAX_GROWTH} times as long, so it is "
                     f"refused"
                 )
 

@@ -19,16 +19,16 @@ from newleaf.untrusted import (
     read_text,
 )
 
-OTHER_NAMES = ("unk_token", "sep_token", "cls_token", "mask_token")  # which chat templates may read
+OTHER_SPECIAL_TOKENS = ("unk_token", "sep_token", "cls_token", "mask_token")  # which chat templates may read
 # A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
-PAIRS = (
+VOCABULARY_FILES = (
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
     ("encoder_bpe_40000.json", "vocab_40000.bpe"),
 )
 O200K = "o200k_base.tiktoken"
-CHECKSUM = "newleaf_crc32"  # of tokenizer_config.json: that of tokenizer.json
-MOST_IDS = 2**22  # the largest published vocabulary has 262,144; tables of all ids are made
+CHECKSUM_FIELD = "newleaf_crc32"  # of tokenizer_config.json: that of tokenizer.json
+MAX_IDS = 2**22  # the largest published vocabulary has 262,144; tables of all ids are made
 
 
 def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | None], dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
     elif path.exists():
         # Only the standard name says that the settings beside it belong to it.
         folder = path.parent if path.name == "tokenizer.json" else path / "none"
-        check_bytes(path, folder)
+        check_checksum(path, folder)
         backend = _read_json_tokenizer(path)
     else:
         raise InputError(
@@ -61,7 +61,9 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
         name: None if token is None or backend.token_to_id(token) is None else token
         for name, token in named.ends.items()
     }
-    kept = {name: named.settings[name] for name in OTHER_NAMES if named.settings.get(name) is not None}
+    kept = {
+        name: named.settings[name] for name in OTHER_SPECIAL_TOKENS if named.settings.get(name) is not None
+    }
     return backend, special, named.config | kept | _read_templates(folder)
 
 
@@ -84,12 +86,12 @@ def checksum(data: bytes) -> str:
     return f"{len(data)}:{zlib.crc32(data):08x}"
 
 
-def check_bytes(path: Path, folder: Path) -> None:
+def check_checksum(path: Path, folder: Path) -> None:
     """Raises InputError where the bytes of a tokenizer.json are not those that newleaf wrote, as the folder's
     tokenizer_config.json says. A file of another length was written by some other program, which copied the
     settings that it does not know."""
     about = folder / "tokenizer_config.json"
-    said = read_object(about).get(CHECKSUM) if about.exists() else None
+    said = read_object(about).get(CHECKSUM_FIELD) if about.exists() else None
     if not isinstance(said, str):
         return
     check_regular(path, MAX_TOKENIZER_BYTES)
@@ -98,15 +100,15 @@ def check_bytes(path: Path, folder: Path) -> None:
         raise InputError(
             f"{path}: damaged, it does not have the checksum that was written with it; get the file anew, "
             f"or train or convert again (if it "
-            f"was edited on purpose, take {CHECKSUM} out of {about.name})"
+            f"was edited on purpose, take {CHECKSUM_FIELD} out of {about.name})"
         )
 
 
 def _check_ids(backend: tokenizers.Tokenizer, path: Path) -> None:
     largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-    if largest >= MOST_IDS:
+    if largest >= MAX_IDS:
         raise InputError(
-            f"{path}: a token has the id {largest:,}, and newleaf reads vocabularies of at most {MOST_IDS:,}"
+            f"{path}: a token has the id {largest:,}, and newleaf reads vocabularies of at most {MAX_IDS:,}"
         )
 
 
@@ -129,9 +131,9 @@ def read_template(path: Path) -> str:
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").exists():
-        check_bytes(folder / "tokenizer.json", folder)
+        check_checksum(folder / "tokenizer.json", folder)
         return _read_json_tokenizer(folder / "tokenizer.json")
-    pairs = [(folder / vocab, folder / merges) for vocab, merges in PAIRS]
+    pairs = [(folder / vocab, folder / merges) for vocab, merges in VOCABULARY_FILES]
     vocab, merges = next((pair for pair in pairs if all(file.exists() for file in pair)), (None, None))
     if vocab is None or merges is None:
         raise InputError(

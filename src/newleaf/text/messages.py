@@ -47,7 +47,7 @@ def contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield from (part.strip() for part in parts if isinstance(part, str))
 
 
-def plain(value: Any, where: str) -> Any:
+def as_json_values(value: Any, where: str) -> Any:
     """A copy made of what JSON holds. Raises InputError for anything else."""
     if value is None or isinstance(value, bool):
         return value
@@ -55,16 +55,18 @@ def plain(value: Any, where: str) -> Any:
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(item, f"{where}.{name}") for name, item in value.items()}
+        return {str(name): as_json_values(item, f"{where}.{name}") for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain(item, f"{where}[{number}]") for number, item in enumerate(value)]
+        return [as_json_values(item, f"{where}[{number}]") for number, item in enumerate(value)]
     raise InputError(f"{where}: must be text, a number, a list or a mapping, not {_kind(value)}")
 
 
 def _checked(message: Any, where: str) -> Message:
     if not isinstance(message, Mapping):
         raise InputError(f"{where}: must be a mapping with role and content, not {_kind(message)}")
-    found: Message = {name: value for name, value in plain(message, where).items() if value is not None}
+    found: Message = {
+        name: value for name, value in as_json_values(message, where).items() if value is not None
+    }
     role = found.get("role")
     if role not in ROLES:
         raise InputError(

@@ -17,7 +17,7 @@ HIDDEN = "\x00\ue000{}\x00"  # what a hidden piece is called: nobody writes it
 NEVER = -1e9  # a byte's score where text spells its name: any other way to cut the text is better
 
 
-def reachable(description: dict[str, Any], names: Collection[str]) -> set[str]:
+def unmatchable_tokens(description: dict[str, Any], names: Collection[str]) -> set[str]:
     """Those of these tokens that the model may make of a text which spells them."""
     model = description["model"]
     vocabulary = model["vocab"]
@@ -30,7 +30,7 @@ def reachable(description: dict[str, Any], names: Collection[str]) -> set[str]:
     return {name for name in known if name in products or len(name) == 1}
 
 
-def without(description: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+def without_tokens(description: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """The description of a tokenizer that gives the same ids, but never those of `names`, which are called
     otherwise in it."""
     changed = copy.deepcopy(description)
@@ -53,7 +53,7 @@ def without(description: dict[str, Any], names: Collection[str]) -> dict[str, An
     return changed
 
 
-def with_unlikely_bytes(description: dict[str, Any]) -> dict[str, Any]:
+def with_unlikely_byte_tokens(description: dict[str, Any]) -> dict[str, Any]:
     """A Unigram tokenizer for a text that spells byte tokens: characters become them as before, and their
     names do not."""
     changed = copy.deepcopy(description)

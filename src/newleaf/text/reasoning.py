@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 Kind = Literal["reasoning", "content"]
 OPEN, CLOSE = "<think>", "</think>"
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
-THOUGHTS = "analysis"  # the channel of them
+ANALYSIS_CHANNEL = "analysis"  # the channel of them
 RECIPIENT = " to="  # a message to a function may say so before its channel
 
 
@@ -23,7 +23,7 @@ class Part:
     to: str | None = None
 
 
-class Splitter(Protocol):
+class ReasoningSplitter(Protocol):
     """Takes an answer's text in pieces of any size and gives back what is certain of each kind."""
 
     def push(self, text: str) -> list[Part]:
@@ -37,7 +37,7 @@ class Splitter(Protocol):
         """Whether the text has come to a place within thoughts, their marks included."""
 
 
-def marks_in(source: str) -> tuple[str, ...]:
+def reasoning_markers(source: str) -> tuple[str, ...]:
     """The marks that stand between thoughts and answer with this chat template; none for a template that
     knows no thoughts."""
     if CHANNEL in source and MESSAGE in source:
@@ -45,10 +45,10 @@ def marks_in(source: str) -> tuple[str, ...]:
     return (OPEN, CLOSE) if CLOSE in source else ()
 
 
-def splitter(source: str, prompt: str, space: str = "") -> Splitter:
+def reasoning_splitter(source: str, prompt: str, space: str = "") -> ReasoningSplitter:
     """For an answer to `prompt`, the rendered conversation, by a model with this chat template. `space` is
     what the template puts before an answer's text."""
-    marks = marks_in(source)
+    marks = reasoning_markers(source)
     if CHANNEL in marks:
         return ChannelSplitter(in_message=prompt.endswith(MESSAGE))
     return TagSplitter(inside=prompt.rstrip().endswith(OPEN)) if marks else PlainSplitter(space)
@@ -104,7 +104,7 @@ class TagSplitter:
                 parts += self._out("reasoning", thought.rstrip())
                 self._state, self._begun = "outside", False
             else:
-                keep = len(self._held) - held_start(self._held, (CLOSE,))
+                keep = len(self._held) - partial_marker_length(self._held, (CLOSE,))
                 keep = len(self._held[:keep].rstrip())
                 certain, self._held = self._held[:keep], self._held[keep:]
                 parts += self._out("reasoning", certain)
@@ -159,7 +159,9 @@ class ChannelSplitter:
                 if not found:
                     return parts
                 channel = header.rpartition(CHANNEL)[2].split()
-                self._kind = "reasoning" if CHANNEL in header and channel[:1] == [THOUGHTS] else "content"
+                self._kind = (
+                    "reasoning" if CHANNEL in header and channel[:1] == [ANALYSIS_CHANNEL] else "content"
+                )
                 self._to = next(
                     (
                         word.removeprefix("to=")
@@ -170,7 +172,9 @@ class ChannelSplitter:
                 )
                 self._state, self._held = "message", rest
             places = [place for mark in (END, START) if (place := self._held.find(mark)) >= 0]
-            size = min(places) if places else len(self._held) - held_start(self._held, (END, START))
+            size = (
+                min(places) if places else len(self._held) - partial_marker_length(self._held, (END, START))
+            )
             if size:
                 parts.append(Part(self._kind, self._held[:size], self._to))
             self._held = self._held[size:]
@@ -183,7 +187,7 @@ class ChannelSplitter:
         return [Part(self._kind, rest, self._to)] if rest and self._state == "message" else []
 
 
-def held_start(text: str, marks: tuple[str, ...]) -> int:
+def partial_marker_length(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of `text` that could become one of the marks."""
     longest = max(len(mark) for mark in marks) - 1
     return next(

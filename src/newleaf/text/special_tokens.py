@@ -19,20 +19,20 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 LISTED = ("extra_special_tokens", "additional_special_tokens")
 # Taken when no file says which token is which, nor a class that does: the names of GPT-2's line, then the
 # usual ones.
-USUAL = {
+DEFAULT_TOKENS = {
     "bos_token": (END_OF_TEXT, "<s>"),
     "eos_token": (END_OF_TEXT, "</s>"),
     "pad_token": (END_OF_TEXT, "<pad>"),
 }
 # What a stock class takes where tokenizer_config.json names it and not the token.
 GPT2 = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
-CLASSES: dict[str, dict[str, str]] = {
+CLASS_TOKENS: dict[str, dict[str, str]] = {
     "GPT2Tokenizer": GPT2, "CodeGenTokenizer": GPT2, "GPTNeoXTokenizer": GPT2 | {"pad_token": "<|padding|>"},
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "Qwen2Tokenizer": {"eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT, "pad_token": END_OF_TEXT},
     "OpenAIGPTTokenizer": {"unk_token": "<unk>"},
 }  # fmt: skip
-MOST_ADDED = 100_000  # tokens in a list of them
+MAX_ADDED_TOKENS = 100_000  # tokens in a list of them
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedToken
     config = _object(folder / "tokenizer_config.json")
     listed = config.get("added_tokens_decoder")
     mapped = {} if "added_tokens_decoder" in config else _object(folder / "special_tokens_map.json")
-    defaults = CLASSES.get(str(config.get("tokenizer_class")).removesuffix("Fast"), {})
+    defaults = CLASS_TOKENS.get(str(config.get("tokenizer_class")).removesuffix("Fast"), {})
     settings = (
         {name: token for name, token in defaults.items() if backend.token_to_id(token) is not None}
         | config
@@ -64,7 +64,9 @@ def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedToken
     ends = {name: content_of(settings.get(name), name) for name in SPECIAL_NAMES}
     if "tokenizer_class" not in config and not any(name in settings for name in SPECIAL_NAMES):
         ends = {
-            name: next((usual for usual in USUAL[name] if backend.token_to_id(usual) is not None), None)
+            name: next(
+                (usual for usual in DEFAULT_TOKENS[name] if backend.token_to_id(usual) is not None), None
+            )
             for name in ends
         }
     if listed is not None:
@@ -94,9 +96,9 @@ def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder
             )
             have[content] = AddedToken(content, **(flags | {"special": True}))
             wanted.append(have[content])
-    if len(wanted) > MOST_ADDED:
+    if len(wanted) > MAX_ADDED_TOKENS:
         raise InputError(
-            f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MOST_ADDED:,}"
+            f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MAX_ADDED_TOKENS:,}"
         )
     with native_errors_as_input_errors(f"{folder}: its added tokens are not those of a tokenizer"):
         backend.add_tokens([token for token in wanted if token.content])

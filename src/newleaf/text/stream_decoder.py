@@ -7,8 +7,8 @@ from typing import Protocol
 from newleaf.text.components import BYTE_TOKEN, is_byte_token
 
 REPLACEMENT = "\ufffd"
-LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
-CONTEXT = 8  # tokens of what stands before that a decoder is shown
+MAX_CHARACTER_BYTES = 4  # bytes in UTF-8, and so tokens
+CONTEXT_TOKENS = 8  # tokens of what stands before that a decoder is shown
 
 
 class StreamDecoder(Protocol):
@@ -29,7 +29,7 @@ class ByteStreamDecoder:
     def __init__(self, bytes_of_tokens: list[bytes], after: Sequence[int] = ()) -> None:
         self._bytes = bytes_of_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._decoder.decode(b"".join(bytes_of_tokens[token_id] for token_id in after[-LONGEST_CHARACTER:]))
+        self._decoder.decode(b"".join(bytes_of_tokens[token_id] for token_id in after[-MAX_CHARACTER_BYTES:]))
 
     def push(self, token_id: int) -> str:
         return self._decoder.decode(self._bytes[token_id])
@@ -56,7 +56,7 @@ class ComparingStreamDecoder:
         self._decode = decode
         self._token = token
         self._ids = self._context(after)
-        self._told = len(self._ids) - self._unfinished()
+        self._emitted = len(self._ids) - self._unfinished()
         self._start = 0
 
     def push(self, token_id: int) -> str:
@@ -87,7 +87,7 @@ class ComparingStreamDecoder:
             token = self._token(token_id)
             if token is None:
                 continue
-            if len(found) >= CONTEXT and not (in_run and is_byte_token(token)):
+            if len(found) >= CONTEXT_TOKENS and not (in_run and is_byte_token(token)):
                 break
             found.append(token_id)
             in_run = is_byte_token(token)
@@ -106,15 +106,15 @@ class ComparingStreamDecoder:
         return len(decoder.getstate()[0])
 
     def _flush(self, final: bool = False) -> str:
-        before = self._decode(self._ids[self._start : self._told])
+        before = self._decode(self._ids[self._start : self._emitted])
         text = self._decode(self._ids[self._start :])
         if len(text) <= len(before) or (text.endswith(REPLACEMENT) and not final):
             return ""
-        self._start, self._told = self._told, len(self._ids)
+        self._start, self._emitted = self._emitted, len(self._ids)
         return text[len(before) :]
 
 
-class ShowingStreamDecoder:
+class SpecialTokenStreamDecoder:
     """Shows some special tokens, which decoding leaves out, as text of their own. What stands between them is
     decoded by a decoder of its own, which `fresh` makes: it begins inside a text."""
 

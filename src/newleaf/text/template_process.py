@@ -26,8 +26,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MEMORY = 1 << 30  # bytes of address space
-CHARACTERS = 1 << 24  # of the text, and of the line that brings the request
+MEMORY_LIMIT = 1 << 30  # bytes of address space
+MAX_CHARS = 1 << 24  # of the text, and of the line that brings the request
 
 
 class RefusedError(TemplateError):
@@ -91,7 +91,7 @@ def compiled(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
+def render(request: dict[str, Any]) -> dict[str, Any]:
     """{"text", "spans"}, or {"problem", "message"} and where known the "line"."""
     try:
         template, size = compiled(request["source"]), 0
@@ -101,15 +101,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         for part in template.generate(request["variables"]):
             parts.append(part)
             size += len(part)
-            if size > CHARACTERS:
-                return {"problem": "size", "message": f"more than {CHARACTERS:,} characters"}
+            if size > MAX_CHARS:
+                return {"problem": "size", "message": f"more than {MAX_CHARS:,} characters"}
         return {"text": "".join(parts), "spans": marks.spans}
     except RefusedError as error:
         return {"problem": "refused", "message": error.message}
     except TemplateSyntaxError as error:
         return {"problem": "syntax", "message": error.message, "line": error.lineno}
     except MemoryError:
-        return {"problem": "memory", "message": f"more than {MEMORY >> 20:,} MB"}
+        return {"problem": "memory", "message": f"more than {MEMORY_LIMIT >> 20:,} MB"}
     except Exception as error:  # whatever an expression of the template can raise
         lines = [
             frame.lineno
@@ -127,18 +127,18 @@ def main() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     alarm = getattr(signal, "alarm", lambda seconds: None)
     print("{}", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         alarm(int(request["seconds"]) + 2)  # should the program be gone that would have ended this one
-        reply = answer(request)
+        reply = render(request)
         alarm(0)
         try:
             text = json.dumps(reply)
         except MemoryError:
-            text = json.dumps({"problem": "memory", "message": f"more than {MEMORY >> 20:,} MB"})
+            text = json.dumps({"problem": "memory", "message": f"more than {MEMORY_LIMIT >> 20:,} MB"})
         print(text, flush=True)
 
 

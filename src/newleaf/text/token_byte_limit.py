@@ -10,11 +10,19 @@ from newleaf.text.components import byte_alphabet, parts_of
 # with
 # three marks to one letter. Compatibility: a mathematical letter of 4 bytes to an ASCII one. Lower case:
 # Kelvin's sign.
-NORMALIZERS = {"NFC": 4, "NFKC": 8, "NFD": 1, "NFKD": 4, "Lowercase": 3, "Prepend": 1, "ByteLevel": 1}
-SPLITTERS = ("ByteLevel", "Digits", "UnicodeScripts", "FixedLength", "Metaspace")
+NORMALIZER_SHRINKAGE = {
+    "NFC": 4,
+    "NFKC": 8,
+    "NFD": 1,
+    "NFKD": 4,
+    "Lowercase": 3,
+    "Prepend": 1,
+    "ByteLevel": 1,
+}
+LOSSLESS_PRE_TOKENIZERS = ("ByteLevel", "Digits", "UnicodeScripts", "FixedLength", "Metaspace")
 
 
-def shrinking(description: dict[str, Any]) -> int | None:
+def max_normalizer_shrinkage(description: dict[str, Any]) -> int | None:
     """The factor by which normalizers may shorten a text, in bytes of UTF-8. None where that has no bound:
     where white space or accents are left out, or a run of characters that the vocabulary lacks becomes one
     token."""
@@ -24,7 +32,7 @@ def shrinking(description: dict[str, Any]) -> int | None:
         return None
     factor = 1
     for part in parts_of(description["normalizer"]):
-        found = 1 if _replaces(part) else NORMALIZERS.get(part["type"])
+        found = 1 if _replaces(part) else NORMALIZER_SHRINKAGE.get(part["type"])
         if found is None:
             return None
         factor *= found
@@ -41,7 +49,7 @@ def _replaces(part: dict[str, Any]) -> bool:
 
 def _keeps(part: dict[str, Any]) -> bool:
     """Whether a pre-tokenizer leaves nothing out."""
-    return part["type"] in SPLITTERS or (
+    return part["type"] in LOSSLESS_PRE_TOKENIZERS or (
         part["type"] in ("Split", "Punctuation") and part["behavior"] != "Removed"
     )
 

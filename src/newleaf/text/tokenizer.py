@@ -12,20 +12,20 @@ import tokenizers
 
 from newleaf.errors import InputError
 from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
-from newleaf.text.load_tokenizer import CHECKSUM, OTHER_NAMES, checksum, read_tokenizer
-from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
+from newleaf.text.load_tokenizer import CHECKSUM_FIELD, OTHER_SPECIAL_TOKENS, checksum, read_tokenizer
+from newleaf.text.plain_vocabulary import unmatchable_tokens, with_unlikely_byte_tokens, without_tokens
 from newleaf.text.stream_decoder import (
     ByteStreamDecoder,
     ComparingStreamDecoder,
-    ShowingStreamDecoder,
+    SpecialTokenStreamDecoder,
     StreamDecoder,
 )
-from newleaf.text.token_byte_limit import shrinking
-from newleaf.text.utf8 import Utf8
+from newleaf.text.token_byte_limit import max_normalizer_shrinkage
+from newleaf.text.utf8 import Utf8Validity
 from newleaf.untrusted import native_errors_as_input_errors
 
-LONG = 10_000  # characters or ids: what takes milliseconds
-KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
+LONG_TEXT = 10_000  # characters or ids: what takes milliseconds
+SAVED_SETTINGS = ("chat_template", "model_max_length", *OTHER_SPECIAL_TOKENS)
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Tokenizer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = True
-        self.settings = {name: self.settings[name] for name in KEPT_SETTINGS if name in self.settings}
+        self.settings = {name: self.settings[name] for name in SAVED_SETTINGS if name in self.settings}
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -63,7 +63,7 @@ class Tokenizer:
         ids = {name: None if token is None else backend.token_to_id(token) for name, token in special.items()}
         return cls(backend, ids["bos_token"], ids["eos_token"], ids["pad_token"], settings)
 
-    def fitted(self, rows: int, where: str | Path) -> "Tokenizer":
+    def fit_vocabulary(self, rows: int, where: str | Path) -> "Tokenizer":
         """This tokenizer for a network whose embedding has so many rows: added tokens beyond them cannot be
         read or written.
 
@@ -109,7 +109,7 @@ class Tokenizer:
             if token_id is not None:
                 config[name] = self.backend.id_to_token(token_id)
         settings = json.dumps(
-            config | self.settings | {CHECKSUM: checksum(written)}, indent=2, ensure_ascii=False
+            config | self.settings | {CHECKSUM_FIELD: checksum(written)}, indent=2, ensure_ascii=False
         )
         (folder / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8", newline="")
 
@@ -132,7 +132,7 @@ class Tokenizer:
     def _encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
         """A long text goes as a batch of one, during which other threads run: `encode` holds Python's lock
         for as long as it takes."""
-        if len(text) < LONG:
+        if len(text) < LONG_TEXT:
             return self._encoder(text).encode(text, add_special_tokens=special_tokens)
         return self._encoder(text).encode_batch([text], add_special_tokens=special_tokens)[0]
 
@@ -155,8 +155,8 @@ class Tokenizer:
     @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
         special = {token["content"] for token in self._description["added_tokens"] if token["special"]}
-        names = reachable(self._description, special)
-        return _made(without(self._description, names)) if names else self.backend
+        names = unmatchable_tokens(self._description, special)
+        return _from_description(without_tokens(self._description, names)) if names else self.backend
 
     @cached_property
     def _spells_bytes(self) -> bool:
@@ -165,12 +165,12 @@ class Tokenizer:
 
     @cached_property
     def _unlikely_bytes(self) -> tokenizers.Tokenizer:
-        return _made(with_unlikely_bytes(json.loads(self._plain_backend.to_str())))
+        return _from_description(with_unlikely_byte_tokens(json.loads(self._plain_backend.to_str())))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         with native_errors_as_input_errors("the tokenizer cannot decode these ids"):
-            if len(ids) < LONG:
+            if len(ids) < LONG_TEXT:
                 return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
             # as `_encoding`
             return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0])
@@ -197,7 +197,9 @@ class Tokenizer:
                 self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None, after
             )
         return (
-            ShowingStreamDecoder(plain, lambda: self.stream_decoder(inside=True), shown) if shown else plain
+            SpecialTokenStreamDecoder(plain, lambda: self.stream_decoder(inside=True), shown)
+            if shown
+            else plain
         )
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -237,15 +239,15 @@ class Tokenizer:
             return byte_table(self.backend, self._description, self._all_ids)
 
     @cached_property
-    def utf8(self) -> Utf8:
+    def utf8(self) -> Utf8Validity:
         """Which ids keep a text valid UTF-8."""
-        return Utf8(self.bytes_of_tokens)
+        return Utf8Validity(self.bytes_of_tokens)
 
     @cached_property
-    def most_bytes(self) -> int | None:
+    def max_token_bytes(self) -> int | None:
         """The most bytes of UTF-8 that a token may stand for in a text; None where there is no such number,
         since the tokenizer leaves out parts of texts or takes any run of unknown characters as one token."""
-        factor = shrinking(self._description)
+        factor = max_normalizer_shrinkage(self._description)
         names = [
             len(str(token["content"]).encode("utf-8", "replace"))
             for token in self._description["added_tokens"]
@@ -308,7 +310,7 @@ class Tokenizer:
         return is_byte_level(self._description)
 
 
-def _made(description: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_description(description: dict[str, Any]) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer.from_str(json.dumps(description))
     backend.encode_special_tokens = True
     return backend

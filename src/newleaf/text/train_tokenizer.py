@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from newleaf.errors import InputError
-from newleaf.text.character_bpe import learned
+from newleaf.text.character_bpe import train_character_bpe
 from newleaf.text.components import byte_alphabet
 from newleaf.text.special_tokens import END_OF_TEXT
 from newleaf.text.tokenizer import Tokenizer
@@ -19,9 +19,9 @@ from newleaf.text.tokenizer import Tokenizer
 Kind = Literal["bpe", "unigram", "char", "byte"]
 N_BYTES = 256
 MOST_SEEN = 64 * 2**20  # bytes of text that a trainer sees, where nobody says
-MOST_SIZE = 2**20  # four times the largest published vocabulary
+MAX_VOCAB_SIZE = 2**20  # four times the largest published vocabulary
 # The trainers keep a few hundred pieces in flight, each at some twenty times its size.
-PIECE = 16 * 2**10
+PIECE_CHARS = 16 * 2**10
 # Qwen2's way to cut text into words (its tokenizer.json): llama.cpp knows it by name, and digits stand alone.
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -92,10 +92,10 @@ def _check_size(size: int) -> None:
         raise InputError(
             f"tokenizer.vocab_size: {size} is too small; 256 bytes and one special token make 257 the least"
         )
-    if size > MOST_SIZE:
+    if size > MAX_VOCAB_SIZE:
         raise InputError(
             f"tokenizer.vocab_size: {size:,} is too large; the trainer reserves memory for all of them, "
-            f"{MOST_SIZE:,} at most"
+            f"{MAX_VOCAB_SIZE:,} at most"
         )
 
 
@@ -103,8 +103,8 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
     """The same text in small pieces, cut behind line ends where there are any."""
     for text in texts:
         start = 0
-        while len(text) - start > PIECE:
-            end = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        while len(text) - start > PIECE_CHARS:
+            end = text.rfind("\n", start, start + PIECE_CHARS) + 1 or start + PIECE_CHARS
             yield text[start:end]
             start = end
         yield text[start:]
@@ -115,7 +115,7 @@ def _alphabet() -> list[str]:
     return sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
 
 
-def _word_wise(model: models.Model) -> tokenizers.Tokenizer:
+def _byte_level_backend(model: models.Model) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -126,44 +126,44 @@ def _word_wise(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def _bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
-    backend = _word_wise(models.BPE())
+    backend = _byte_level_backend(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=_alphabet(), show_progress=False)
     backend.train_from_iterator(texts, trainer)
     return backend
 
 
 def _character_bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
-    return _word_wise(models.BPE(*learned(list(texts), size, WORDS)))
+    return _byte_level_backend(models.BPE(*train_character_bpe(list(texts), size, WORDS)))
 
 
 def _unigram(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
-    backend = _word_wise(models.Unigram())
+    backend = _byte_level_backend(models.Unigram())
     trainer = trainers.UnigramTrainer(vocab_size=size, initial_alphabet=_alphabet(), show_progress=False)
     texts = iter(texts)
     first = next((text for text in texts if text), None)
     if first is None:
         raise InputError("tokenizer: there is no text to train on")
     backend.train_from_iterator(chain([first], texts), trainer)
-    backend.model = models.Unigram(_settled(json.loads(backend.to_str())["model"]["vocab"]))
+    backend.model = models.Unigram(_deterministic_scores(json.loads(backend.to_str())["model"]["vocab"]))
     return backend
 
 
-def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _deterministic_scores(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
     """The trainer walks hash tables, so that scores differ in their last digits, and the bytes the text lacks
     take the lowest score and each next 1e-4 above it in any order. Rounding, and handing out those scores in
     order, makes one text give one tokenizer."""
     low, step = vocabulary[-1][1], 1e-4
-    lacking: dict[str, float] = {}
+    unseen_bytes: dict[str, float] = {}
     steps = 0
     for token, score in reversed(vocabulary):
         n = round((score - low) / step)
         if n > steps + 1:
             break
         if abs(score - low - n * step) < 1e-8:
-            lacking[token] = score
+            unseen_bytes[token] = score
             steps = n
     settled = dict(vocabulary) | dict(
-        zip(sorted(lacking), sorted(lacking.values(), reverse=True), strict=True)
+        zip(sorted(unseen_bytes), sorted(unseen_bytes.values(), reverse=True), strict=True)
     )
     return sorted(
         ((token, round(score, 6)) for token, score in settled.items()), key=lambda pair: (-pair[1], pair[0])

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-LONGEST_BEGINNING = 3  # bytes of a character that is not complete
-SPECIAL = b"\xe0\xed\xf0\xf4"  # first bytes behind which not every continuation byte may stand
-ANY = (b"", b"\xc2", b"\xe1", b"\xf1")  # a first byte without such a rule, by how many bytes are missing
+MAX_INCOMPLETE_BYTES = 3  # bytes of a character that is not complete
+RESTRICTED_LEAD_BYTES = b"\xe0\xed\xf0\xf4"  # first bytes behind which not every continuation byte may stand
+# a first byte without such a rule, by how many bytes are missing
+UNRESTRICTED_LEAD_BYTES = (b"", b"\xc2", b"\xe1", b"\xf1")
 
 
-class Utf8:
+class Utf8Validity:
     """The tokens of a vocabulary by their bytes. `begun` are bytes at the end of a text that begin a
     character and do not complete it."""
 
@@ -30,7 +31,7 @@ class Utf8:
         for token in reversed(ids):
             piece = self._pieces[token]
             found = piece + found
-            if not piece or len(found) > LONGEST_BEGINNING:
+            if not piece or len(found) > MAX_INCOMPLETE_BYTES:
                 break
         return _unfinished(found)
 
@@ -63,10 +64,10 @@ def _fits(begun: bytes, piece: bytes) -> bool:
         _, whole = codecs.utf_8_decode(text, "strict", False)
     except UnicodeDecodeError:
         return False
-    return not _half_surrogate(text[whole:])
+    return not _is_surrogate_prefix(text[whole:])
 
 
-def _half_surrogate(begun: bytes) -> bool:
+def _is_surrogate_prefix(begun: bytes) -> bool:
     """Whether these bytes begin one: Python's decoder says only at the third byte that it is no character."""
     return len(begun) == 2 and begun[0] == 0xED and begun[1] >= 0xA0
 
@@ -78,8 +79,8 @@ def _state(begun: bytes) -> bytes:
         return begun
     first = begun[0]
     missing = (2 if first < 0xE0 else 3 if first < 0xF0 else 4) - len(begun)
-    if len(begun) > 1 or first not in SPECIAL:
-        return ANY[missing]
+    if len(begun) > 1 or first not in RESTRICTED_LEAD_BYTES:
+        return UNRESTRICTED_LEAD_BYTES[missing]
     return begun
 
 
@@ -87,4 +88,4 @@ def _unfinished(text: bytes) -> bytes:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decoder.decode(text)
     found = decoder.getstate()[0]
-    return b"" if _half_surrogate(found) else found
+    return b"" if _is_surrogate_prefix(found) else found

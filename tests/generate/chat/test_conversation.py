@@ -19,7 +19,7 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.options import TextOptions
 from newleaf.generate.text.text_state import Piece
 from newleaf.model import GPT, GPTConfig
-from newleaf.text.chat_template import Rendering
+from newleaf.text.chat_template import RenderOptions
 from newleaf.text.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -124,12 +124,12 @@ def test_a_conversation_reads_only_what_is_new(tmp_path: Path) -> None:
     gather(talk.say("What is the capital of France?", speculation="off"))
     first = network.read
     before = [
-        *template.encode(talk.messages[:1], Rendering(add_generation_prompt=True)).ids,
+        *template.encode(talk.messages[:1], RenderOptions(add_generation_prompt=True)).ids,
         *network.script[:-1],
     ]
     assert first == len(before)
     assert "".join(piece.text for piece in talk.say("And of Italy?", speculation="off")) == "Paris."
-    prompt = template.encode(talk.messages[:3], Rendering(add_generation_prompt=True)).ids
+    prompt = template.encode(talk.messages[:3], RenderOptions(add_generation_prompt=True)).ids
     assert prompt[: len(before)] == before
     assert len(before) >= PAGE  # whole pages are shared
     assert network.read - first == len(prompt) - len(before) // PAGE * PAGE + len(network.script) - 1
@@ -180,7 +180,7 @@ def test_an_answer_never_outgrows_the_context_and_says_where_it_was_full(
     model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = model.reply(HELLO, max_tokens=10**6, min_tokens=10**6, temperature=1, seed=1)
-    prompt = model.chat_template.encode(HELLO, Rendering(add_generation_prompt=True)).ids
+    prompt = model.chat_template.encode(HELLO, RenderOptions(add_generation_prompt=True)).ids
     assert (reply.end, reply.tokens) == ("context", 512 - len(prompt))
     assert (
         f"the answer ends after {reply.tokens} tokens, where the model's context of 512 tokens was full"

@@ -184,11 +184,11 @@ def test_a_tokenizer_that_puts_a_space_before_texts_can_be_constrained(tmp_path:
 def test_a_greedy_choice_is_the_likeliest_of_all_that_fit_whether_or_not_all_were_found(model: Model) -> None:
     config = SamplingConfig(regex=r"([a-z]+ ?){80}", temperature=0, max_tokens=60)
     row = SamplerRow(config, [1], 1, seed=1, constraint=GrammarCompiler(model.tokenizer).compile(config))
-    generator, fitted = torch.Generator().manual_seed(5), 0
+    generator, fit_vocabulary = torch.Generator().manual_seed(5), 0
     for _ in range(30):
         logits = torch.randn(1, model.tokenizer.vocab_size, generator=generator)
         wanted = process_logits(logits, [row]).argmax(-1).tolist()
         assert sample_tokens(logits, [row]) == wanted
-        fitted += wanted == logits.argmax(-1).tolist()
+        fit_vocabulary += wanted == logits.argmax(-1).tolist()
         row.take(wanted[0])
-    assert 0 < fitted < 30
+    assert 0 < fit_vocabulary < 30

@@ -21,7 +21,7 @@ from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.text.utf8 import Utf8
+from newleaf.text.utf8 import Utf8Validity
 
 TEXT = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。the café\n" * 9
 SIGN = "\ufffd"
@@ -68,7 +68,7 @@ def test_a_seed_gives_the_text_it_gave_up_to_the_first_wrong_byte() -> None:
 
 def test_valid_tokens_keep_the_ratio_of_their_probabilities() -> None:
     """Choosing anew is the distribution without the invalid ones: p / (1 − p of all invalid)."""
-    utf8 = Utf8([b"a", b"\x80", b"\xe4", b"b", b"\xff", b""])
+    utf8 = Utf8Validity([b"a", b"\x80", b"\xe4", b"b", b"\xff", b""])
     logits = torch.tensor([[0.0, 2.0, 1.0, -1.0, 1.5, 0.5]])
     config = SamplingConfig(temperature=1.0)
     count = 20_000

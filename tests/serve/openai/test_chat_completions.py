@@ -14,6 +14,7 @@ import torch
 from server_process import Running
 
 import newleaf
+from newleaf.text.chat_template import RenderOptions
 
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
 SCHEMA = {
@@ -100,7 +101,7 @@ def test_logprobs_are_those_of_the_network_and_come_with_the_text_when_streamed(
     answer = ask(client, logprobs=True, top_logprobs=3, temperature=0.5)
     scores = answer.choices[0].logprobs.content
     model = newleaf.load(models / "endless")
-    ids = model.chat_template.encode(HELLO, newleaf.api.model.Rendering(add_generation_prompt=True)).ids
+    ids = model.chat_template.encode(HELLO, RenderOptions(add_generation_prompt=True)).ids
     written = [score.id for score in scores]
     with torch.no_grad():
         expected = model.network(torch.tensor([ids + written]))[0, len(ids) - 1 : -1].log_softmax(-1)

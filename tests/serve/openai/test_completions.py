@@ -13,7 +13,7 @@ import torch
 from server_process import Running, Start
 
 import newleaf
-from newleaf.text.chat_template import Rendering
+from newleaf.text.chat_template import RenderOptions
 
 
 def test_a_continuation_is_the_models_own(client: openai.OpenAI, models: Path) -> None:
@@ -327,7 +327,7 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
         said = client.chat.completions.create(model=name, messages=hello, max_tokens=9, temperature=0)
         assert said.choices[0].message.content == model.chat(hello, max_tokens=9, temperature=0)
         assert said.usage.prompt_tokens == len(
-            model.chat_template.encode(hello, Rendering(add_generation_prompt=True)).ids
+            model.chat_template.encode(hello, RenderOptions(add_generation_prompt=True)).ids
         )
 
 

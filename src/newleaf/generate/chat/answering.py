@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig, sampling_config
 from newleaf.generate.text.text_state import Piece
-from newleaf.text.chat_template import ChatTemplate, Prompt, Rendering
+from newleaf.text.chat_template import ChatTemplate, Prompt, RenderOptions
 from newleaf.text.messages import Message
-from newleaf.text.reasoning import Kind, Splitter, marks_in, splitter
+from newleaf.text.reasoning import Kind, ReasoningSplitter, reasoning_markers, reasoning_splitter
 
 NOT_FOR_ANSWERS: dict[str, Any] = {
     "n": 1,
@@ -126,9 +126,9 @@ class AnswerPlan:
         meant = {"stop": self.ended_by_text, "length": "length" if self.room is None else "context"}
         return meant.get(end, end)
 
-    def splitter(self) -> Splitter:
+    def splitter(self) -> ReasoningSplitter:
         """For one answer: tells thoughts from what is said."""
-        return splitter(self.source, self.prompt.text, self.space)
+        return reasoning_splitter(self.source, self.prompt.text, self.space)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ChatResponder:
     template: ChatTemplate
     ends: Collection[int] = ()
 
-    def prompt(self, messages: Any, how: Rendering) -> Prompt:
+    def prompt(self, messages: Any, how: RenderOptions) -> Prompt:
         """What the network is to go on from: the conversation, and the beginning of an answer unless the last
         message is gone on with.
 
@@ -178,7 +178,7 @@ class ChatResponder:
         most, cut = min(config.max_tokens, room), config.max_tokens > room
         config = replace(config, max_tokens=most, min_tokens=min(config.min_tokens, most), stop=stops)
         source = self.template.source(tools)
-        marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
+        marks = {self.template.control_id(mark): mark for mark in reasoning_markers(source)}
         shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
         space = "" if go_on else self.template.answer_space
         return AnswerPlan(prompt, config, ends, shown, source, ended_by_text, space, room if cut else None)

@@ -11,7 +11,7 @@ from typing import Unpack
 from newleaf.errors import InputError
 from newleaf.generate.chat.answering import Answerer, ChatResponder, ReplyPiece, answer_config, gather
 from newleaf.generate.options import SamplingConfig, SamplingOptions, sampling_config
-from newleaf.text.chat_template import Prompt, Rendering
+from newleaf.text.chat_template import Prompt, RenderOptions
 from newleaf.text.messages import Message, check_messages
 
 INSTRUCTIONS = ("system", "developer")
@@ -30,10 +30,10 @@ class Conversation:
         responder: ChatResponder,
         writer: Answerer,
         system: str | None = None,
-        how: Rendering | None = None,
+        how: RenderOptions | None = None,
     ) -> None:
         self.responder = responder
-        self.how = how or Rendering()
+        self.how = how or RenderOptions()
         self.writer = writer
         self.forgotten = 0
         self.answers = 0

@@ -17,7 +17,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling import penalties
 from newleaf.generate.sampling.counter_rng import uniform
 from newleaf.generate.sampling.truncation import draw, probabilities
-from newleaf.text.utf8 import Utf8
+from newleaf.text.utf8 import Utf8Validity
 
 NO_TOKEN_ALLOWED = -1  # in place of an id: every token is forbidden
 OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a number
@@ -34,7 +34,7 @@ class SamplerRow:
     stream: int = 0  # tells the random numbers of a request's texts apart
     end_ids: frozenset[int] = frozenset()  # end of text and stop ids
     constraint: Constraint | None = None
-    utf8: Utf8 | None = None  # of the tokenizer, where tokens are to keep the text valid
+    utf8: Utf8Validity | None = None  # of the tokenizer, where tokens are to keep the text valid
     begun: bytes = b""  # what the text's end has of a character that is not complete; of rows with `utf8`
 
     @property

@@ -25,7 +25,7 @@ from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS
 from newleaf.serve.tool_calls.sections import SECTION_FORMATS
 from newleaf.serve.tool_calls.tool_call import CallFormat
 from newleaf.text.chat_template import Prompt
-from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
+from newleaf.text.reasoning import CHANNEL, OPEN, reasoning_markers
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def constrain_answer(
         answers.append(text_answer(call_format or "own"))
     if required and call_format is not None and (mark := call_prefix_token(call_format)) is not None:
         prompt, grammar = _append_token(loaded_model, prompt, mark), answer_grammar("none", answers)
-    elif CHANNEL in marks_in(source) and not params.continue_final_message:
+    elif CHANNEL in reasoning_markers(source) and not params.continue_final_message:
         grammar = channel_grammar(control, answers, functions_json if call_format == "harmony" else ())
     else:
         grammar = answer_grammar(_thoughts(prompt, source), answers)
@@ -128,7 +128,7 @@ def _constrains_free_answers(call_format: CallFormat, params: ChatParams) -> boo
 
 
 def _thoughts(prompt: Prompt, source: str) -> ReasoningState:
-    if OPEN not in marks_in(source):
+    if OPEN not in reasoning_markers(source):
         return "none"
     return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
 

@@ -18,7 +18,7 @@ from newleaf.serve.tool_calls.tool_call import (
     TOOL_CALLS_TOKEN,
     CallFormat,
 )
-from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
+from newleaf.text.reasoning import ANALYSIS_CHANNEL, CHANNEL, END, MESSAGE, START
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
 from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
 
@@ -68,7 +68,7 @@ def channel_grammar(
     choices = " | ".join(
         [*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))]
     )
-    thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
+    thoughts = f'{channel} "{ANALYSIS_CHANNEL}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
     return "\n".join(
         [f"start: thoughts? ({choices})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules]
     )

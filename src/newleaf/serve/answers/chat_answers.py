@@ -24,7 +24,7 @@ from newleaf.serve.tool_calls.tool_call import (
     ToolCallParser,
     ToolCallStart,
 )
-from newleaf.text.reasoning import Part, marks_in
+from newleaf.text.reasoning import Part, reasoning_markers
 
 
 @dataclass
@@ -103,7 +103,7 @@ class ChatAnswers:
     @property
     def reasoning_tokens(self) -> int:
         """Generated tokens of reasoning and its marks."""
-        if not marks_in(self.plan.source):
+        if not reasoning_markers(self.plan.source):
             return 0
         return sum(
             self._count_reasoning(sample.row.ids[sample.row.prompt :]) for sample in self.request.samples

@@ -100,7 +100,7 @@ def check_text_bytes(texts: Iterable[str], loaded_model: LoadedModel, limits: Li
 
     So they are refused before they are rendered and encoded. Tokenizers without such a bound are skipped.
     """
-    each = loaded_model.model.tokenizer.most_bytes
+    each = loaded_model.model.tokenizer.max_token_bytes
     if each is None:
         return
     tokens = min(loaded_model.context, limits.prompt or loaded_model.context)

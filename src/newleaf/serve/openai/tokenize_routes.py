@@ -20,7 +20,7 @@ from newleaf.serve.openai.chat_input import template_message
 from newleaf.serve.openai.chat_json import token_text
 from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
 from newleaf.serve.tool_calls.tool_call import detect_format
-from newleaf.text.chat_template import Rendering
+from newleaf.text.chat_template import RenderOptions
 from newleaf.text.messages import contents
 from newleaf.text.tokenizer import Tokenizer
 
@@ -132,7 +132,7 @@ def _ids(server_context: ServerContext, loaded_model: LoadedModel, body: Tokeniz
     try:
         responder = loaded_model.responder
         return render_prompt(
-            responder, messages, (), detect_format(responder.template.source()), Rendering()
+            responder, messages, (), detect_format(responder.template.source()), RenderOptions()
         ).ids
     except InputError as error:
         raise input_error(error, default="messages") from None

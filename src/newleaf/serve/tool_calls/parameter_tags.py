@@ -17,7 +17,7 @@ from newleaf.serve.tool_calls.tool_call import (
     ToolCallStart,
     parse_calls,
 )
-from newleaf.text.reasoning import Part, held_start
+from newleaf.text.reasoning import Part, partial_marker_length
 
 MAX_NAME_CHARACTERS = 300  # of a function's name
 
@@ -145,7 +145,7 @@ class ParameterTagParser:
                 self._use(self._buffer.removeprefix(mark))
             return self._text(before.rstrip())
         if not done:
-            keep = len(self._buffer) - held_start(self._buffer, marks)
+            keep = len(self._buffer) - partial_marker_length(self._buffer, marks)
             keep = len(self._buffer[:keep].rstrip())
             text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)

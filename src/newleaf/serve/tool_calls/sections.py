@@ -19,7 +19,7 @@ from newleaf.serve.tool_calls.tool_call import (
     parse_json,
 )
 from newleaf.text.json_end import JsonEnd
-from newleaf.text.reasoning import Part, held_start
+from newleaf.text.reasoning import Part, partial_marker_length
 
 MAX_HEAD_CHARACTERS = 300  # before a call's JSON
 CONTROL_TOKEN = re.compile(r"<[|｜][^<>]*[|｜]>")
@@ -122,7 +122,7 @@ class SectionParser:
         marks = (self._section.begin, self._section.call)
         places = [place for mark in marks if (place := self._buffer.find(mark)) >= 0]
         if not places:
-            keep = len(self._buffer) - held_start(self._buffer, marks)
+            keep = len(self._buffer) - partial_marker_length(self._buffer, marks)
             keep = len(self._buffer[:keep].rstrip())
             text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)

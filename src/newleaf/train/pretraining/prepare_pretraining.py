@@ -25,7 +25,7 @@ from newleaf.model.count import count_parameters
 from newleaf.recipe import build, convert_fields, plain, seconds
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.storage.model_folder import why_not_stock
-from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
+from newleaf.text.character_bpe import MAX_SAMPLE_CHARS, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer
 from newleaf.train.display.monitor import Monitor
@@ -180,9 +180,9 @@ def _characters(config: PretrainConfig, corpus: Corpus) -> tuple[PretrainConfig,
         return config, 0
     if settings.characters is None:
         settings = dataclasses.replace(
-            settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT))
+            settings, characters=has_many_characters(corpus.train.sample(MAX_SAMPLE_CHARS))
         )
-    wanted = tokens_for_characters(corpus.train.sample(LOOKED_AT)) if settings.characters else 0
+    wanted = tokens_for_characters(corpus.train.sample(MAX_SAMPLE_CHARS)) if settings.characters else 0
     return dataclasses.replace(config, tokenizer=settings), wanted
 
 

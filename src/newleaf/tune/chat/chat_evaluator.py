@@ -20,7 +20,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.measure.corpus_scores import text_metric
 from newleaf.model import GPT
 from newleaf.storage.atomic_write import write_text
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderOptions
 from newleaf.text.messages import Message
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
@@ -106,7 +106,7 @@ class ChatEvaluator(LossEvaluator):
         writer = Engine(self.gpt, self.tokenizer, executor=ModuleExecutor(self.gpt, 1))
         with evaluating(self.network):
             for piece in responder.answer(
-                responder.prompt(self.asked[prompt], Rendering()), self.sampling, writer
+                responder.prompt(self.asked[prompt], RenderOptions()), self.sampling, writer
             ):
                 self.check_stop()
                 text += piece.text
@@ -142,7 +142,7 @@ class ChatEvaluator(LossEvaluator):
         """The likeliest answer to each, many at once."""
         limit, turn = self.gpt.config.context_length, self.template.turn_end
         prompts = [
-            self.template.encode(messages, Rendering(tools=tools, add_generation_prompt=True)).ids
+            self.template.encode(messages, RenderOptions(tools=tools, add_generation_prompt=True)).ids
             for messages, tools in asked
         ]
         config = SamplingConfig(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from newleaf.errors import InputError
-from newleaf.text.chat_template import ChatTemplate, Marked, Rendering
+from newleaf.text.chat_template import ChatTemplate, RenderedConversation, RenderOptions
 from newleaf.text.messages import Message
 from newleaf.tune.conversations.conversation_formats import Conversation
 from newleaf.tune.conversations.example import Example
@@ -32,7 +32,7 @@ class Answers:
     """
 
     template: ChatTemplate
-    how: Rendering = field(default_factory=Rendering)
+    how: RenderOptions = field(default_factory=RenderOptions)
 
     def examples(self, conversation: Conversation) -> list[Example]:
         """The conversation as one example; or, where the template rewrites earlier answers (leaves out old
@@ -56,19 +56,19 @@ class Answers:
             found.append(self._example(alone, marked, self._added(alone, marked)))
         return found
 
-    def marked(self, conversation: Conversation, messages: Sequence[Message]) -> Marked:
+    def marked(self, conversation: Conversation, messages: Sequence[Message]) -> RenderedConversation:
         """Messages of the conversation rendered, with the place of each token."""
         try:
             return self.template.encode_marked(list(messages), self._rendering(conversation))
         except InputError as error:
             raise InputError(f"{conversation.where}: {error}") from None
 
-    def _rendering(self, conversation: Conversation, ask: bool = False) -> Rendering:
+    def _rendering(self, conversation: Conversation, ask: bool = False) -> RenderOptions:
         return replace(
             self.how, tools=conversation.tools, documents=conversation.documents, add_generation_prompt=ask
         )
 
-    def _generated(self, conversation: Conversation, marked: Marked) -> list[Span]:
+    def _generated(self, conversation: Conversation, marked: RenderedConversation) -> list[Span]:
         if all(conversation.learned):
             return marked.generated
         said = [
@@ -83,7 +83,7 @@ class Answers:
         wanted = set(conversation.said_by_assistant())
         return [span for number, span in zip(said, marked.generated, strict=True) if number in wanted]
 
-    def _added(self, conversation: Conversation, whole: Marked) -> list[Span]:
+    def _added(self, conversation: Conversation, whole: RenderedConversation) -> list[Span]:
         """Where the answers stand; one that opens the conversation is context, since no rendering is without
         messages."""
         spans = []
@@ -123,7 +123,9 @@ class Answers:
         ends_there = place >= 0 and not text[place + len(written) :].strip()
         return place + len(written) if ends_there else len(text)
 
-    def _example(self, conversation: Conversation, marked: Marked, spans: Sequence[Span]) -> Example:
+    def _example(
+        self, conversation: Conversation, marked: RenderedConversation, spans: Sequence[Span]
+    ) -> Example:
         learned = np.zeros(len(marked.ids), dtype=np.bool_)
         starts = np.array([start for start, _ in marked.places], dtype=np.int64)
         ends = np.array([end for _, end in marked.places], dtype=np.int64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.text.messages import REASONING, Message, check_messages, plain
+from newleaf.text.messages import REASONING, Message, as_json_values, check_messages
 
 Row = Mapping[str, Any]
 SPEAKERS = {
@@ -34,8 +34,8 @@ TEXTS = ("text", "document", "article", "dialogue")
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation with its place (file:line). `learned` says of each message whether it is to be learned,
-    should the assistant have said it; `references` are other good last answers, for measuring;
+    """A conversation with its place (file:line). `learned` says of each message whether it is to
+    be learned, should the assistant have said it; `references` are other good last answers, for measuring;
     `process_logits` names the row's shape."""
 
     where: str
@@ -180,7 +180,7 @@ def listed(row: Row, name: str) -> list[Any] | None:
         return None
     if not isinstance(value, list):
         raise InputError(f"{name}: must be a list")
-    return list(plain(value, name))
+    return list(as_json_values(value, name))
 
 
 def _sharegpt(row: Row) -> list[Any]:

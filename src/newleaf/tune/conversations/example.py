@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered conversation: `ids` int32 [n], and `learned` [n], true where a token is one the assistant
-    wrote."""
+    """A rendered conversation: `ids` int32 [n], and `learned` [n], true where a token is one the
+    assistant wrote."""
 
     where: str
     ids: npt.NDArray[np.int32]
