@@ -30,8 +30,9 @@ from rich.table import Table
 import newleaf
 from newleaf.evaluation.evaluated_model import LoglikelihoodRequest
 from newleaf.evaluation.local_model import LocalModel
-from newleaf.evaluation.multiple_choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.task import Item, Setting
+from newleaf.evaluation.task_registry import CHOICE_TASKS
+from newleaf.evaluation.tasks.lambada import lambada
 from newleaf.measure.loglikelihood import Score
 
 

@@ -18,7 +18,7 @@ from newleaf.api.evaluating import evaluation
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.evaluation.local_model import LocalModel
-from newleaf.evaluation.report import reference_rows, remarks
+from newleaf.evaluation.report_content import reference_rows, remarks
 
 
 def test_the_result_is_the_one_of_the_design(model: Model, data_dir: Path) -> None:

@@ -130,8 +130,8 @@ def test_answers_are_read_as_the_harnesss_filters_and_metric_read_them(text: str
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
 
-    from newleaf.evaluation.gsm8k import gsm8k
     from newleaf.evaluation.task import Item
+    from newleaf.evaluation.tasks.gsm8k import gsm8k
 
     for gold in ("7", "1,234", "5", "-5", "3"):
         mark = gsm8k().mark(Item("", "", gold), [text])

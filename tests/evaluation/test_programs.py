@@ -11,9 +11,9 @@ from small_tasks import write_rows
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.errors import InputError
-from newleaf.evaluation.humaneval import helpers, humaneval, pass_at_k, run_item_tests
 from newleaf.evaluation.task import Item, Setting
 from newleaf.evaluation.task_rows import BadRowError
+from newleaf.evaluation.tasks.humaneval import helpers, humaneval, pass_at_k, run_item_tests
 
 PROBLEM = {
     "task_id": "Own/0",

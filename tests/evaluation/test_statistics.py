@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from newleaf.evaluation.report import shown
+from newleaf.evaluation.report_content import shown
 from newleaf.evaluation.statistics import compare, estimate, mcnemar
 
 

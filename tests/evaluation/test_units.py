@@ -11,7 +11,7 @@ import pytest
 from small_tasks import tiny_model, write_rows
 
 from newleaf.api.evaluating import evaluation
-from newleaf.evaluation.report import remarks
+from newleaf.evaluation.report_content import remarks
 from newleaf.evaluation.statistics import compare, estimate
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from newleaf.api.model import Model
 from newleaf.api.opening import load_for_text
 from newleaf.errors import InputError
+from newleaf.evaluation.classifier_evaluation import LabelModelAdapter
 from newleaf.evaluation.evaluated_model import EvaluatedModel
-from newleaf.evaluation.labelled import LabelModelAdapter
 from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.progress import Shown
 from newleaf.evaluation.remote_model import RemoteSubject, is_address

@@ -144,7 +144,7 @@ def _with_adapter(model: Model, adapter: str | Path | None, tokenizer: Tokenizer
         return model
     adapted = model.with_adapter(adapter)
     if tokenizer is not None:
-        adapted.own_tokenizer = tokenizer.fitted(adapted.network.config.vocab_size, "tokenizer")
+        adapted.own_tokenizer = tokenizer.fit_vocabulary(adapted.network.config.vocab_size, "tokenizer")
         if adapted.labels is not None:
             adapted.labels = replace(adapted.labels, own_tokenizer=adapted.own_tokenizer)
     return adapted

@@ -19,7 +19,7 @@ from newleaf.data.corpus_cache import default_cache_directory
 from newleaf.errors import InputError
 from newleaf.generate.chat.answering import answer_config
 from newleaf.storage.atomic_write import write_json
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 if TYPE_CHECKING:
     from newleaf.api import Model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from newleaf.cli.console import stdout_console
 from newleaf.cli.recipe_options import dotted
 from newleaf.cli.shared_options import start_of_process
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

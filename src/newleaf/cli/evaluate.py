@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
         return 0
-    from newleaf.evaluation.report import table
+    from newleaf.evaluation.terminal_table import table
 
     stdout_console().print(table(found))
     if args.out is not None:

@@ -19,7 +19,7 @@ from newleaf.cli.shared_options import (
     opening_options,
 )
 from newleaf.errors import InputError
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 if TYPE_CHECKING:
     from newleaf.api import Model

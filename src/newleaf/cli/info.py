@@ -10,7 +10,7 @@ from typing import Any
 from newleaf.cli.console import has_width, stdout_console
 from newleaf.cli.shared_options import add_offline, apply_offline
 from newleaf.format_amounts import byte_size
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 OPENING = {
     "memory_to_open": "of the process at its most, 232 MB for Python and PyTorch included",

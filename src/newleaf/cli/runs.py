@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from newleaf.cli.console import stdout_console
 from newleaf.errors import InputError
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,9 +21,9 @@ from newleaf.data.sources import resolve_sources
 from newleaf.data.token_shards import token_byte_lengths
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import EvaluatedModel
-from newleaf.evaluation.journal import Sample, SampleLog
 from newleaf.evaluation.local_model import LocalModel
 from newleaf.evaluation.result import Progress, TaskResult
+from newleaf.evaluation.sample_log import Sample, SampleLog
 from newleaf.evaluation.task import Item, Marks, Metric, RowFields, Setting
 from newleaf.evaluation.text_units import PART, units
 from newleaf.measure.loglikelihood import Tree, score_trees

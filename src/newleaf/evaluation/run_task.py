@@ -9,8 +9,8 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import EvaluatedModel, LoglikelihoodRequest, RefusedRequest
-from newleaf.evaluation.journal import Sample, SampleLog
 from newleaf.evaluation.result import Progress, TaskResult
+from newleaf.evaluation.sample_log import Sample, SampleLog
 from newleaf.evaluation.task import Item, Marks, Metric, Setting, Task
 
 

@@ -11,15 +11,23 @@ from newleaf.data.compression import COMPRESSED_SUFFIXES
 from newleaf.data.row_files import FORMATS, format_of
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import EvaluatedModel
-from newleaf.evaluation.gsm8k import gsm8k
-from newleaf.evaluation.multiple_choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.run_task import run_questions
 from newleaf.evaluation.task import Setting, Task
+from newleaf.evaluation.tasks.arc_easy import ARC_EASY
+from newleaf.evaluation.tasks.gsm8k import gsm8k
+from newleaf.evaluation.tasks.hellaswag import HELLASWAG
+from newleaf.evaluation.tasks.lambada import lambada
+from newleaf.evaluation.tasks.mmlu import MMLU
+from newleaf.evaluation.tasks.sst2 import SST2
+from newleaf.evaluation.tasks.truthfulqa import TRUTHFULQA
 
 HARNESS = "lm_eval:"
 
 Run = Callable[[EvaluatedModel, Setting, Path | None, Progress], TaskResult]
+
+
+CHOICE_TASKS = (HELLASWAG, ARC_EASY, MMLU, TRUTHFULQA, SST2)
 
 
 @dataclass(frozen=True)
@@ -44,17 +52,16 @@ def _questions(task: Task) -> Job:
 
 
 def _built_in(name: str, path: Path | None = None) -> Job | None:
-    from newleaf.evaluation.humaneval import humaneval
+    from newleaf.evaluation.tasks.humaneval import humaneval
 
     makers: dict[str, Callable[[Path | None], Task]] = {each.name: each.task for each in CHOICE_TASKS}
     makers |= {"lambada": lambada, "gsm8k_cot": gsm8k, "humaneval": humaneval}
     if name in makers:
         return _questions(makers[name](path))
-    mmlu = next(each for each in CHOICE_TASKS if each.name == "mmlu")
     if name.startswith("mmlu_"):
-        return _questions(replace(mmlu, name=name, only=name.removeprefix("mmlu_")).task(path))
+        return _questions(replace(MMLU, name=name, only=name.removeprefix("mmlu_")).task(path))
     if name == "speed":
-        from newleaf.evaluation.speed import run_speed
+        from newleaf.evaluation.tasks.speed import run_speed
 
         return Job(name, run_speed, lambda setting: None)
     return None
@@ -92,7 +99,7 @@ def find_job(name: str, encoding: str | None = None) -> Job:
 
 def find_label_job(name: str) -> Job:
     """A file of labelled rows, for a classifier. Raises InputError for anything else."""
-    from newleaf.evaluation.labelled import check_classifier_options, evaluate_classifier
+    from newleaf.evaluation.classifier_evaluation import check_classifier_options, evaluate_classifier
 
     path = Path(name)
     if not path.is_file():

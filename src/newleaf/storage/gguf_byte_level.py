@@ -10,8 +10,8 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from newleaf.errors import InputError
 from newleaf.storage.gguf_file import GGUFFile
-from newleaf.text.components import merges_of, parts_of
 from newleaf.text.o200k import WORDS as O200K
+from newleaf.text.tokenizer_components import merges_of, parts_of
 
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, normalizers
 from newleaf.errors import InputError
 from newleaf.storage.gguf_file import GGUFFile
 from newleaf.storage.gguf_package import TokenType
-from newleaf.text.components import merges_of, parts_of
+from newleaf.text.tokenizer_components import merges_of, parts_of
 
 SPACE_MARK = "▁"
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -18,8 +18,8 @@ from newleaf.storage.gguf_sentencepiece import (
     with_marked_spaces,
     write_sentencepiece,
 )
-from newleaf.text.components import is_byte_level, kind_of
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.tokenizer_components import is_byte_level, kind_of
 
 # Where a file of SentencePiece's does not say, llama.cpp takes these.
 DEFAULT_IDS = {"bos": 1, "eos": 2}

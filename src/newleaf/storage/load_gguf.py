@@ -41,7 +41,7 @@ def load_gguf(
     )
     layout, config = _read_config(file)
     if tokenizer is not None:
-        tokenizer = tokenizer.fitted(config.vocab_size, path)
+        tokenizer = tokenizer.fit_vocabulary(config.vocab_size, path)
     else:
         tokenizer = read_tokenizer(file)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:

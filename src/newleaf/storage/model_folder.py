@@ -27,7 +27,7 @@ from newleaf.storage.safetensors_shards import StateDictExport
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.tied_head import untie_if_stored_apart
 from newleaf.text.load_tokenizer import has_tokenizer, no_tokenizer
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import read_object
 

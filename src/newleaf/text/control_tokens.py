@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken
 
-from newleaf.text.plain_vocabulary import unmatchable_tokens, without_tokens
+from newleaf.text.unmatchable_tokens import unmatchable_tokens, without_tokens
 from newleaf.untrusted import native_errors_as_input_errors
 
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))

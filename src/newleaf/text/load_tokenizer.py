@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.expansion_limit import check_growth
+from newleaf.text.normalizer_growth_limit import check_growth
 from newleaf.text.o200k import ENDS, read_o200k
 from newleaf.text.special_tokens import END_OF_TEXT, add_special_tokens, read_named_tokens
 from newleaf.untrusted import (
@@ -69,7 +69,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether this folder has a file of a tokenizer, sound or not."""
-    names = ("tokenizer.json", O200K, *(name for pair in PAIRS for name in pair))
+    names = ("tokenizer.json", O200K, *(name for pair in VOCABULARY_FILES for name in pair))
     return any((folder / name).exists() for name in names)
 
 

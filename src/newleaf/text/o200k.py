@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.components import byte_alphabet
+from newleaf.text.tokenizer_components import byte_alphabet
 
 # How the text is cut into words, as tiktoken publishes it (tiktoken_ext/openai_public.py, o200k_base).
 _OPENING, _UPPER, _LOWER = (

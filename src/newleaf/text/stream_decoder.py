@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from newleaf.text.components import BYTE_TOKEN, is_byte_token
+from newleaf.text.tokenizer_components import BYTE_TOKEN, is_byte_token
 
 REPLACEMENT = "\ufffd"
 MAX_CHARACTER_BYTES = 4  # bytes in UTF-8, and so tokens

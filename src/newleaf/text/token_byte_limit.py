@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.text.components import byte_alphabet, parts_of
+from newleaf.text.tokenizer_components import byte_alphabet, parts_of
 
 # How many bytes a normalizer may make one of. Composition: three jamo of 3 bytes to a syllable of 3, a letter
 # with

@@ -11,9 +11,7 @@ from typing import Any
 import tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
 from newleaf.text.load_tokenizer import CHECKSUM_FIELD, OTHER_SPECIAL_TOKENS, checksum, read_tokenizer
-from newleaf.text.plain_vocabulary import unmatchable_tokens, with_unlikely_byte_tokens, without_tokens
 from newleaf.text.stream_decoder import (
     ByteStreamDecoder,
     ComparingStreamDecoder,
@@ -21,7 +19,9 @@ from newleaf.text.stream_decoder import (
     StreamDecoder,
 )
 from newleaf.text.token_byte_limit import max_normalizer_shrinkage
-from newleaf.text.utf8 import Utf8Validity
+from newleaf.text.tokenizer_components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
+from newleaf.text.unmatchable_tokens import unmatchable_tokens, with_unlikely_byte_tokens, without_tokens
+from newleaf.text.utf8_validity import Utf8Validity
 from newleaf.untrusted import native_errors_as_input_errors
 
 LONG_TEXT = 10_000  # characters or ids: what takes milliseconds

@@ -11,10 +11,10 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from newleaf.errors import InputError
-from newleaf.text.character_bpe import train_character_bpe
-from newleaf.text.components import byte_alphabet
 from newleaf.text.special_tokens import END_OF_TEXT
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.tokenizer_components import byte_alphabet
+from newleaf.text.train_character_bpe import train_character_bpe
 
 Kind = Literal["bpe", "unigram", "char", "byte"]
 N_BYTES = 256

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.format_amounts import counted
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 from newleaf.tune.labels.classification_report import REPORT, report_lines
 from newleaf.tune.tuning_diagnosis import verdict
 

@@ -21,7 +21,7 @@ from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.text.utf8 import Utf8Validity
+from newleaf.text.utf8_validity import Utf8Validity
 
 TEXT = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。the café\n" * 9
 SIGN = "\ufffd"

@@ -17,7 +17,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling import penalties
 from newleaf.generate.sampling.counter_rng import uniform
 from newleaf.generate.sampling.truncation import draw, probabilities
-from newleaf.text.utf8 import Utf8Validity
+from newleaf.text.utf8_validity import Utf8Validity
 
 NO_TOKEN_ALLOWED = -1  # in place of an id: every token is forbidden
 OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a number

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 from newleaf.train.display.throughput import Rate, duration, packed
 
 if TYPE_CHECKING:

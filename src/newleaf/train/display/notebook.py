@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 from newleaf.train.display.throughput import Rate, duration
 
 if TYPE_CHECKING:

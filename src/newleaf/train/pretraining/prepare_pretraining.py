@@ -25,8 +25,8 @@ from newleaf.model.count import count_parameters
 from newleaf.recipe import build, convert_fields, plain, seconds
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.storage.model_folder import why_not_stock
-from newleaf.text.character_bpe import MAX_SAMPLE_CHARS, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.train_character_bpe import MAX_SAMPLE_CHARS, has_many_characters, tokens_for_characters
 from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.objective.optimizer_config import OptimizerConfig

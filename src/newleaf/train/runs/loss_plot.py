@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 TRAINING, VALIDATION, SCORE = "#9ab8a0", "#1b6b3a", "#b5651d"
 

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from newleaf import pretrain
 from newleaf.errors import InputError
 from newleaf.recipe import recipe_of
-from newleaf.text.character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.train_character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.sizing import Budget, choose_size
 

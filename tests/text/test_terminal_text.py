@@ -1,6 +1,6 @@
 """What a model writes cannot drive a terminal."""
 
-from newleaf.text.printable import printable
+from newleaf.text.terminal_text import printable
 
 
 def test_escape_sequences_lose_their_escape_and_text_stays() -> None:

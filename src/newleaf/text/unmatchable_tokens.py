@@ -11,7 +11,7 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
-from newleaf.text.components import BYTE_TOKEN, merges_of
+from newleaf.text.tokenizer_components import BYTE_TOKEN, merges_of
 
 HIDDEN = "\x00\ue000{}\x00"  # what a hidden piece is called: nobody writes it
 NEVER = -1e9  # a byte's score where text spells its name: any other way to cut the text is better

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.components import parts_of
+from newleaf.text.tokenizer_components import parts_of
 from newleaf.untrusted import native_errors_as_input_errors
 
 MAX_GROWTH = 256  # times as long, in characters; published tokenizers stay below 16

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from newleaf.text.components import byte_alphabet
+from newleaf.text.tokenizer_components import byte_alphabet
 
 MIN_FREQUENCY = 2  # times that a character or a merge stands in the text
 # a private sign that stands for the other characters while merges are learned; words end at it

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.text.utf8 import Utf8Validity
+from newleaf.text.utf8_validity import Utf8Validity
 
 # RFC 3629, section 4; a beginning matches where all characters but the last are whole, and that one could be
 # completed.

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import EvaluatedModel, GenerationOptions, LoglikelihoodRequest
-from newleaf.evaluation.journal import Sample, SampleLog
 from newleaf.evaluation.labelled_rows import LabelledRow, read_labelled
 from newleaf.evaluation.result import Progress, TaskResult
+from newleaf.evaluation.sample_log import Sample, SampleLog
 from newleaf.evaluation.statistics import RESAMPLES, SEED, Estimate, interval_of
 from newleaf.evaluation.task import Item, Marks, Metric, Setting
 from newleaf.measure.classification import label_scores
