@@ -22,7 +22,7 @@ from newleaf.serve.tool_calls.tool_call import (
     detect_format,
 )
 from newleaf.serve.tool_calls.tool_prompt import add_tools, calls_as_text, parse_arguments
-from newleaf.text.chat_template import Prompt, Rendering
+from newleaf.text.chat_template import Prompt, RenderOptions
 from newleaf.text.messages import Message, check_messages, contents
 
 CALL_END_TOKEN = "<|call|>"
@@ -59,7 +59,7 @@ def start_chat(
         return render_prompt(responder, messages, tools, detect_format(source), how)
 
     try:
-        how = Rendering(
+        how = RenderOptions(
             given,
             continue_final_message=params.continue_final_message,
             variables={**(params.template_variables or {}), **(effort or {})},
@@ -100,7 +100,7 @@ def render_prompt(
     messages: Sequence[Message],
     tools: Sequence[Any],
     call_format: CallFormat,
-    how: Rendering,
+    how: RenderOptions,
 ) -> Prompt:
     """The conversation as the model's prompt.
 

@@ -15,7 +15,7 @@ from newleaf.serve.tool_calls.tool_call import (
     parse_json,
 )
 from newleaf.text.json_end import json_end
-from newleaf.text.reasoning import Part, held_start
+from newleaf.text.reasoning import Part, partial_marker_length
 
 
 class ListParser:
@@ -37,7 +37,7 @@ class ListParser:
         if found:
             self._begun, self._buffer = True, rest
             return [Part("content", before.rstrip())] if before.strip() else []
-        keep = len(self._buffer) - held_start(self._buffer, (TOOL_CALLS_TOKEN,))
+        keep = len(self._buffer) - partial_marker_length(self._buffer, (TOOL_CALLS_TOKEN,))
         keep = len(self._buffer[:keep].rstrip())
         text, self._buffer = self._buffer[:keep], self._buffer[keep:]
         return [Part("content", text)] if text else []

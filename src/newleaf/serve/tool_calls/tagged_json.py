@@ -12,7 +12,7 @@ from newleaf.serve.tool_calls.tool_call import (
     parse_calls,
 )
 from newleaf.text.json_end import JsonEnd, json_end
-from newleaf.text.reasoning import Part, held_start
+from newleaf.text.reasoning import Part, partial_marker_length
 
 
 class TagParser:
@@ -57,7 +57,7 @@ class TagParser:
         """Text up to the next tag; None when more text is needed."""
         before, opened, rest = self._buffer.partition(OPEN_TAG)
         if not opened:
-            keep = len(self._buffer) - held_start(self._buffer, (OPEN_TAG,))
+            keep = len(self._buffer) - partial_marker_length(self._buffer, (OPEN_TAG,))
             keep = len(self._buffer[:keep].rstrip())
             text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)
