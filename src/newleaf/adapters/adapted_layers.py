@@ -187,7 +187,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def rows_of(layer: nn.Module) -> int:
     """Outputs of a layer."""
     if isinstance(layer, PackedLinear):
-        return layer.about[0][0]
+        return layer.shape[0]
     if isinstance(layer, AdaptedLinear):
         return rows_of(layer.base)
     assert isinstance(layer, nn.Linear)

@@ -33,8 +33,7 @@ def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat
 
 
 def pack(blocks: Tensor, scales: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Packed | None:
-    """A tensor of `process_logits` made of the rows with these numbers [...], counted through all of blocks
-    [..., G, 16]; no weight changes.
+    """A packed tensor of `shape` from the rows with these numbers [...] of blocks [..., G, 16], without loss.
 
     None where the blocks are not of that shape, or their scales farther apart than fp16 holds.
     """

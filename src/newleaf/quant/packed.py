@@ -49,8 +49,7 @@ FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32)}
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix of `process_logits` [rows, columns], or a stack [E, rows, columns] with tensors that have E in
-    front."""
+    """A matrix of `shape` [rows, columns], or a stack [E, rows, columns] whose tensors begin with E."""
 
     codes: Tensor
     scales: Tensor

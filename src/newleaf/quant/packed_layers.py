@@ -24,15 +24,21 @@ class PackedWeight(nn.Module):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
-        self.about = packed.shape, packed.format, packed.factor, packed.values
+        self.shape, self.format, self.factor, self.values = (
+            packed.shape,
+            packed.format,
+            packed.factor,
+            packed.values,
+        )
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scales", packed.scales)
         self.register_buffer("minimums", packed.minimums)
 
     @property
     def packed(self) -> Packed:
-        shape, format, factor, values = self.about
-        return Packed(self.codes, self.scales, shape, format, factor, self.minimums, values)
+        return Packed(
+            self.codes, self.scales, self.shape, self.format, self.factor, self.minimums, self.values
+        )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """`network.to(...)`: codes and scales move but keep their formats; what they are unpacked to follows

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import LANES, STEP_COLUMNS, Barrier, Format, Matrix, Op, Quantize, Step
+from newleaf.generate.kernels.layout import (
+    LANES,
+    STEP_COLUMNS,
+    Barrier,
+    Buffer,
+    Format,
+    Matrix,
+    Op,
+    Quantize,
+    Step,
+)
 from newleaf.quant.packed import Packed
 
 ALIGN = 64  # bytes: a register and a cache line
@@ -103,7 +113,12 @@ class ProgramWriter:
         stride = up(row_bytes, ALIGN) + ALIGN
         rows = max(self.max_rows, self.threads) if private else self.max_rows
         memory = self.memory(rows * stride)
-        self.buffers.append([memory.data_ptr(), stride, stride if private else 0])
+        return self._add_buffer(memory.data_ptr(), stride, stride if private else 0)
+
+    def _add_buffer(self, address: int, stride: int, thread_stride: int) -> int:
+        row = [0] * Buffer.SIZE
+        row[Buffer.ADDRESS], row[Buffer.STRIDE], row[Buffer.THREAD_STRIDE] = address, stride, thread_stride
+        self.buffers.append(row)
         return len(self.buffers) - 1
 
     def floats(self, width: int, private: bool = False) -> int:
@@ -112,13 +127,12 @@ class ProgramWriter:
 
     def within(self, buffer: int, start: int) -> int:
         """The same buffer seen from `start` bytes into each row."""
-        address, stride, thread_stride = self.buffers[buffer]
-        self.buffers.append([address + start, stride, thread_stride])
-        return len(self.buffers) - 1
+        row = self.buffers[buffer]
+        return self._add_buffer(row[Buffer.ADDRESS] + start, row[Buffer.STRIDE], row[Buffer.THREAD_STRIDE])
 
     def view(self, buffer: int, dtype: torch.dtype) -> Tensor:
         """A buffer's rows [max_rows, numbers]."""
-        address, stride, _ = self.buffers[buffer]
+        address, stride = self.buffers[buffer][Buffer.ADDRESS], self.buffers[buffer][Buffer.STRIDE]
         held = next(t for t in self.held if t.data_ptr() <= address < t.data_ptr() + t.nbytes)
         start = address - held.data_ptr()
         return held[start : start + self.max_rows * stride].view(dtype).view(self.max_rows, -1)
@@ -185,7 +199,7 @@ class ProgramWriter:
 
     def changed(self, buffer: int) -> None:
         """The vector in `buffer` is a new one: its bytes are no longer its own."""
-        self.fresh = {key for key in self.fresh if key[0] != buffer}
+        self.fresh = {(source, group) for source, group in self.fresh if source != buffer}
 
     def finish(self, logits: Tensor, adapters: Tensor | None) -> Program:
         steps, matrices, buffers = (

@@ -1,20 +1,29 @@
 """How many threads run a program.
 
-Where other programs want the same cores, threads that wait for each other at every step are slower than one
-that waits for nobody: whoever is off its core holds all others up. So fewer are tried, and kept as long as
-they are faster; what is computed does not depend on how many.
+Where other programs use the same cores, threads that wait for each other at every step are slower than one
+thread: whichever loses its core holds all others up. So fewer threads are tried, and used as long as they are
+faster. What is computed does not depend on their number.
 """
 
 from __future__ import annotations
 
-SMOOTHING = 4  # a new figure weighs 1/4
-WARMUP_RUNS = 3  # runs before a time is compared
-MAX_LOSS = 6.0  # runs of the smaller team that the larger one may have lost before the smaller one is tried
-# runs until a larger team is tried again; twice as many after each time in vain
-MIN_RETRY_RUNS, MAX_RETRY_RUNS = 32, 1024
-ABORT_FACTOR = 4.0  # times the smaller team's time: a trial is over at once
+from typing import NamedTuple
 
-Workload = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
+SMOOTHING = 4  # a new time has the weight 1/4
+WARMUP_RUNS = 3  # runs before a time is compared
+MAX_LOSS = 6.0  # in runs with fewer threads: what more threads may lose before fewer are tried
+# Runs until more threads are tried again; twice as many after each failure.
+MIN_RETRY_RUNS, MAX_RETRY_RUNS = 32, 1024
+ABORT_FACTOR = 4.0  # times the time with fewer threads: a trial ends at once
+
+Workload = tuple[int, int]  # rows of a run, and how many of them give logits
+
+
+class Timing(NamedTuple):
+    """What runs of one kind took."""
+
+    seconds: float  # smoothed
+    runs: int
 
 
 class ThreadCount:
@@ -23,8 +32,7 @@ class ThreadCount:
     def __init__(self, threads: int) -> None:
         self.max_threads = self.size = threads
         self.trial = 0  # the size that is being tried; 0 is none
-        # smoothed, and how often it was measured
-        self._seconds: dict[tuple[int, Workload], tuple[float, int]] = {}
+        self._seconds: dict[tuple[int, Workload], Timing] = {}
         self._loss, self._trial_runs = 0.0, 0
         self._retry_runs = self._runs_left = MIN_RETRY_RUNS
 
@@ -49,21 +57,21 @@ class ThreadCount:
         """Try fewer where they have not been measured, or would have been faster for some time."""
         smaller = self.size // 2
         if (smaller, work) not in self._seconds:
-            if self._seconds[self.size, work][1] >= WARMUP_RUNS:
+            if self._seconds[self.size, work].runs >= WARMUP_RUNS:
                 self._try(smaller)
             return
-        other = self._seconds[smaller, work][0]
+        other = self._seconds[smaller, work].seconds
         self._loss = max(0.0, self._loss + seconds / other - 1)
         if self._loss > MAX_LOSS:
             self._try(smaller)
 
     def _end_trial(self, size: int, work: Workload, seconds: float) -> None:
         """What a trial came to. A larger team's first run is not counted: its threads have to wake up."""
-        mine = self._seconds[self.size, work][0]
+        mine = self._seconds[self.size, work].seconds
         self._trial_runs += 1
         if size > self.size and self._trial_runs == 1 and seconds < ABORT_FACTOR * mine:
             return
-        self._seconds[size, work] = seconds, 1
+        self._seconds[size, work] = Timing(seconds, 1)
         if seconds < mine:
             if size > self.size:
                 self._retry_runs = MIN_RETRY_RUNS
@@ -76,7 +84,7 @@ class ThreadCount:
         self.trial, self._trial_runs, self._loss = size, 0, 0.0
 
     def _measure(self, size: int, work: Workload, seconds: float) -> None:
-        before, count = self._seconds.get((size, work), (seconds, 0))
+        before, count = self._seconds.get((size, work), Timing(seconds, 0))
         # The first of all reads weights into memory, and may wait for the compiler.
         now = min(before, seconds) if count < WARMUP_RUNS else before + (seconds - before) / SMOOTHING
-        self._seconds[size, work] = now, count + 1
+        self._seconds[size, work] = Timing(now, count + 1)
