@@ -134,7 +134,7 @@ def test_tokenizers_that_leave_parts_of_texts_out_have_no_such_bound() -> None:
     greedy.add_tokens([AddedToken("<x>", lstrip=True)])
     unknown = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
     for backend in (words, stripping, greedy, unknown):
-        assert Tokenizer(backend).most_bytes is None
+        assert Tokenizer(backend).max_token_bytes is None
 
 
 def test_other_threads_run_while_a_long_text_is_encoded_and_decoded() -> None:

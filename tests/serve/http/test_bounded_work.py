@@ -85,7 +85,7 @@ def test_messages_of_errors_hold_only_the_beginning_of_what_was_sent() -> None:
 class Untouched:
     """A tokenizer that nobody may ask for ids or text."""
 
-    most_bytes, vocab_size, bos_id = 10, 100, None
+    max_token_bytes, vocab_size, bos_id = 10, 100, None
 
 
 @pytest.mark.parametrize("prompt", ["a" * 3000, [1] * 300, ["a", "é" * 1500], [[1], [1] * 300]])
