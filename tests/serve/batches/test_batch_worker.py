@@ -102,7 +102,7 @@ class Server:
         if response is not None:
             await response(scope, receive, send)
             return
-        self.rates.for_key(scope["state"]["record"].key).used(100)
+        self.rates.for_key(scope["state"]["record"].key).count_tokens(100)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps({"text": prompt}).encode()})
 
