@@ -113,7 +113,7 @@ def test_the_end_of_text_is_not_drawn_inside_a_character() -> None:
     logits[0, end] = 5.0
     for begun, expected in ((b"", True), (b"\xe6", False)):
         rows = [
-            SamplerRow(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, begun=begun)
+            SamplerRow(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, partial=begun)
             for seed in range(50)
         ]
         assert (end in sample_tokens(logits.expand(50, -1), rows)) is expected

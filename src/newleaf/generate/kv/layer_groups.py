@@ -1,5 +1,4 @@
-"""Which layers' keys and values lie together: those whose windows are alike, in groups of one size, so that a
-page serves any of them."""
+"""Layer groups of the paged KV cache: layers with one window, in groups of equal size that share pages."""
 
 from __future__ import annotations
 
@@ -12,24 +11,24 @@ from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE
 from newleaf.model import GPTConfig
 
 SCALE = 4  # bytes
-MAX_STEP_TOKENS = 256  # tokens that a round reads of one text at most, beside what its windows see
-# proposed tokens that may be taken back after windows have moved past them
+MAX_STEP_TOKENS = 256  # tokens of one sequence in a step
+# rejected proposals that a window keeps pages for
 MAX_ROLLBACK = 32
 
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Some layers, whose queries all see `window` tokens back; 0 sees all."""
+    """Layers whose queries all see `window` tokens back; 0 sees all."""
 
     layers: tuple[int, ...]
     window: int
 
     def first(self, position: int) -> int:
-        """The first page that a query at this position sees."""
+        """The index of the first page that a query at this position sees."""
         return max(0, position + 1 - self.window) // PAGE if self.window else 0
 
-    def most(self, length: int) -> int:
-        """Pages that a text of so many tokens needs at once."""
+    def max_pages(self, length: int) -> int:
+        """The most pages that a sequence of so many tokens needs at once."""
         pages = -(-length // PAGE)
         return (
             min(pages, -(-(self.window + MAX_STEP_TOKENS + MAX_ROLLBACK) // PAGE) + 1)
@@ -39,7 +38,7 @@ class LayerGroup:
 
 
 def layer_groups_of(config: GPTConfig) -> tuple[LayerGroup, ...]:
-    """A network without windows has one layer group of all its layers, gpt-oss two of half of them each."""
+    """The layer groups of a network: one without windows; two of equal size for gpt-oss."""
     layers: dict[int, list[int]] = {}
     for layer, window in enumerate(config.windows or (0,) * config.n_layer):
         layers.setdefault(window if window < config.context_length else 0, []).append(layer)
@@ -52,12 +51,12 @@ def layer_groups_of(config: GPTConfig) -> tuple[LayerGroup, ...]:
 
 
 def width_of(config: GPTConfig) -> int:
-    """A head's width filled up to whole vectors."""
+    """A head's width, padded to full vectors."""
     return -(-config.head_dim // LANES) * LANES
 
 
 def head_bytes(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of one head's keys in a page, and of its values; torch.int8 is codes with their scales."""
+    """Bytes of a head's keys in a page, and of its values; torch.int8 is codes with scales."""
     width = width_of(config)
     plain = PAGE * width * dtype.itemsize
     return (

@@ -1,10 +1,9 @@
-"""Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
+"""The paged KV cache: its page table, the pages of each slot, and prefix caching.
 
-A page holds some tokens of the layers of one layer group (generate/kv/layer_groups.py), as
-generate/kernels/kv_pages.py draws it. Sequences whose texts begin alike share the pages of their
-beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is
-taken for other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go
-of the pages that its windows have passed; of those some stay known, for texts that part from it there.
+A page holds PAGE tokens of one layer group (layer_groups.py); generate/kernels/kv_pages.py draws it. Sequences
+with the same prefix share its pages. A full page is cached under its tokens and the prefix before it. It stays
+cached while unused, and is evicted, least recently used first, when memory runs out. Sequences release the
+pages that their windows have passed; some of these stay cached, for other continuations.
 """
 
 from __future__ import annotations
@@ -22,25 +21,24 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.kv.layer_groups import MAX_ROLLBACK, head_bytes, layer_groups_of, width_of
 from newleaf.model import GPTConfig
 
-# pages of each layer group with windows that these have passed and that are kept all the same, while no
-# memory is lacking
+# cached pages behind the windows of a layer group
 MAX_PASSED_PAGES = 256
 
 
 class OutOfPagesError(Exception):
-    """No page is left within the limit."""
+    """The limit leaves no free page."""
 
 
-class _Known(NamedTuple):
-    """A text up to the end of a page: the page's tokens, after the text with the number `parent`."""
+class _PageKey(NamedTuple):
+    """The key of a cached page: its tokens, after the prefix with the number `parent`."""
 
     parent: int
     tokens: tuple[int, ...]
 
 
 @dataclass
-class _Owned:
-    """A slot's pages in one layer group, after the first `passed`, which windows need no more."""
+class _SlotPages:
+    """A slot's pages in one layer group, after the first `passed`, which its window no longer sees."""
 
     passed: int = 0
     pages: list[int] = field(default_factory=list)
@@ -51,28 +49,30 @@ class _Owned:
 
 
 class PageStorage(Protocol):
-    """Where pages lie. Pages are numbered from 0 in the order in which they were added."""
+    """The memory of pages, which are numbered from 0 in the order in which they were added."""
 
     page_bytes: int
 
     def add(self, most: float) -> int:
-        """Room for more pages, at least one and no more than `most`; returns how many."""
+        """Allocate at least one page and at most `most`; returns how many."""
 
     def copy(self, source: int, target: int) -> None:
-        """Let a page hold what another one holds."""
+        """Copy a page."""
 
     def renew(self, page: int) -> None:
-        """A page that was in use is going to hold other tokens."""
+        """Prepare a used page for other tokens."""
 
     def entry(self, page: int) -> int:
-        """What the table of pages has for a page."""
+        """The entry of a page in the page table."""
 
 
 class AddressedPageStorage:
-    """Pages as the kernels read them, whose table has addresses. Numbers are fp32, bf16, or codes
-    (torch.int8) with scales."""
+    """Pages as the kernels read them; the page table has their addresses.
 
-    BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
+    Keys and values are fp32, bf16, or codes (torch.int8) with scales.
+    """
+
+    BLOCK = 64 << 20  # bytes that are allocated at once, at most
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype) -> None:
         self.width = width_of(config)
@@ -83,8 +83,7 @@ class AddressedPageStorage:
         self._pages: list[Tensor] = []
 
     def add(self, most: float) -> int:
-        """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors
-        is never written."""
+        """Double the pages, within bounds. They are zero, since the padding of heads is never written."""
         have = len(self._pages)
         count = int(max(1, min(max(have, 1), self.BLOCK // self.page_bytes, most)))
         self._pages += torch.zeros(count, self.page_bytes, dtype=torch.uint8).unbind()
@@ -94,15 +93,17 @@ class AddressedPageStorage:
         self._pages[target].copy_(self._pages[source])
 
     def renew(self, page: int) -> None:
-        """Kernels read nothing but what was written of a page."""
+        """Nothing to do: kernels read only what was written."""
 
     def entry(self, page: int) -> int:
         return self._pages[page].data_ptr()
 
 
 class PagedCache:
-    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit), in
-    `memory` (None: as kernels read them). Numbers are fp32, bf16, or codes (torch.int8) with scales."""
+    """Pages of `slots` sequences of up to `max_length` tokens, within `limit` bytes (None: no limit).
+
+    `memory` holds the pages (None: as kernels read them). `dtype` is fp32, bf16, or torch.int8 for codes.
+    """
 
     def __init__(
         self,
@@ -118,22 +119,24 @@ class PagedCache:
         self.layer_groups = layer_groups_of(config)
         self.page_bytes = self.memory.page_bytes
         self.most = None if limit is None else max(len(self.layer_groups), limit // self.page_bytes)
-        # `entry` of each page
+        # the page table: `entry` of each page
         self.table = np.zeros((len(self.layer_groups), slots, -(-max_length // PAGE)), dtype=np.int64)
-        self._owned: list[list[_Owned]] = [[_Owned() for _ in self.layer_groups] for _ in range(slots)]
-        # of each slot, the numbers of its text up to each page that is known
-        self._texts: list[list[int]] = [[] for _ in range(slots)]
-        self._users: list[int] = []  # of each page
+        self._owned: list[list[_SlotPages]] = [
+            [_SlotPages() for _ in self.layer_groups] for _ in range(slots)
+        ]
+        # by slot, the number of the prefix that ends with each cached page
+        self._prefixes: list[list[int]] = [[] for _ in range(slots)]
+        self._users: list[int] = []  # by page: how many slots use it
         self._free: list[int] = []
-        self._stale: set[int] = set()  # pages that have held tokens
-        self._numbers: dict[_Known, int] = {}
-        self._count = 0  # of numbers so far
-        # a text's number and a layer group → the page that holds its end
-        self._known: dict[tuple[int, int], int] = {}
-        # page → the text, its number, and the layer group
-        self._about: dict[int, tuple[_Known, int, int]] = {}
-        self._idle: dict[int, None] = {}  # known pages without users, longest unused first
-        self._passed: dict[int, None] = {}  # those among them that windows have passed
+        self._stale: set[int] = set()  # pages that held tokens before
+        self._numbers: dict[_PageKey, int] = {}
+        self._count = 0  # of prefix numbers so far
+        # prefix number and layer group → its last page
+        self._cached: dict[tuple[int, int], int] = {}
+        # page → key, prefix number, layer group
+        self._keys: dict[int, tuple[_PageKey, int, int]] = {}
+        self._idle: dict[int, None] = {}  # cached pages that no slot uses, least recently used first
+        self._passed: dict[int, None] = {}  # those of them behind a window
 
     @property
     def slots(self) -> int:
@@ -141,16 +144,16 @@ class PagedCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken so far."""
+        """Bytes allocated so far."""
         return len(self._users) * self.page_bytes
 
     @property
     def used(self) -> int:
-        """Bytes of pages that texts have, or that are known."""
+        """Bytes of pages that are in use or cached."""
         return (len(self._users) - len(self._free)) * self.page_bytes
 
-    def room(self) -> float:
-        """Pages that could still be had."""
+    def available(self) -> float:
+        """Pages that are free, or could be allocated or evicted."""
         return (
             math.inf
             if self.most is None
@@ -158,18 +161,20 @@ class PagedCache:
         )
 
     def need(self, length: int) -> int:
-        """Pages that a text of so many tokens takes."""
-        return sum(layer_group.most(length) for layer_group in self.layer_groups)
+        """Pages that a sequence of so many tokens takes."""
+        return sum(layer_group.max_pages(length) for layer_group in self.layer_groups)
 
     def add_slots(self, count: int) -> None:
         more = np.zeros((len(self.layer_groups), count, self.table.shape[2]), dtype=np.int64)
         self.table = np.concatenate([self.table, more], axis=1)
-        self._owned += [[_Owned() for _ in self.layer_groups] for _ in range(count)]
-        self._texts += [[] for _ in range(count)]
+        self._owned += [[_SlotPages() for _ in self.layer_groups] for _ in range(count)]
+        self._prefixes += [[] for _ in range(count)]
 
     def reserve(self, slot: int, start: int, end: int) -> None:
-        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens
-        before on are let go. Raises OutOfPagesError where the limit leaves none."""
+        """Pages for tokens at positions `start` … `end` − 1. Raises OutOfPagesError at the limit.
+
+        Pages that no window sees from MAX_ROLLBACK tokens before `start` on are released.
+        """
         for layer_group, owned in zip(self.layer_groups, self._owned[slot], strict=True):
             passed = max(owned.passed, layer_group.first(max(0, start - MAX_ROLLBACK)))
             for page in owned.pages[: passed - owned.passed]:
@@ -181,63 +186,61 @@ class PagedCache:
                 self._append(slot, number, self._new())
 
     def release(self, slot: int) -> None:
-        """The sequence has ended; what is known of its pages stays until they are needed."""
+        """Release a slot's pages; those that are cached stay until memory is needed."""
         for number, owned in enumerate(self._owned[slot]):
-            for page in reversed(owned.pages):  # a text's end is forgotten before its beginning
+            for page in reversed(owned.pages):  # so that a suffix is evicted before its prefix
                 self._drop(page)
-            self._owned[slot][number] = _Owned()
-        self._texts[slot].clear()
+            self._owned[slot][number] = _SlotPages()
+        self._prefixes[slot].clear()
 
     def borrow(self, slot: int, tokens: Sequence[int], kind: int = 0) -> int:
-        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a
-        multiple of PAGE.
+        """Give an empty slot the cached pages of a prefix; returns its tokens, a multiple of PAGE.
 
-        What is known is known for texts of one `kind`: under another adapter the same tokens have other keys
-        and values.
+        Prefixes are cached by `kind`: under another adapter the same tokens have other keys and values.
         """
-        texts, parent = list[int](), -1 - kind
+        prefixes, parent = list[int](), -1 - kind
         for start in range(0, len(tokens) - PAGE + 1, PAGE):
-            number = self._numbers.get(_Known(parent, tuple(tokens[start : start + PAGE])))
+            number = self._numbers.get(_PageKey(parent, tuple(tokens[start : start + PAGE])))
             if number is None:
                 break
-            texts.append(number)
+            prefixes.append(number)
             parent = number
-        while texts and not self._holds(texts):
-            texts.pop()
+        while prefixes and not self._is_cached(prefixes):
+            prefixes.pop()
         for number, layer_group in enumerate(self.layer_groups):
-            self._owned[slot][number] = _Owned(layer_group.first(len(texts) * PAGE))
-            for text in texts[layer_group.first(len(texts) * PAGE) :]:
-                page = self._known[text, number]
+            self._owned[slot][number] = _SlotPages(layer_group.first(len(prefixes) * PAGE))
+            for text in prefixes[layer_group.first(len(prefixes) * PAGE) :]:
+                page = self._cached[text, number]
                 self._users[page] += 1
                 self._idle.pop(page, None)
                 self._passed.pop(page, None)
                 self._append(slot, number, page)
-        self._texts[slot] = texts
-        return len(texts) * PAGE
+        self._prefixes[slot] = prefixes
+        return len(prefixes) * PAGE
 
     def publish(self, slot: int, tokens: Sequence[int], kind: int = 0) -> None:
-        """The slot's pages hold these tokens, which have been read: others of its kind may borrow those that
-        are full."""
-        texts = self._texts[slot]
-        for at in range(len(texts), len(tokens) // PAGE):
-            about = _Known(texts[-1] if texts else -1 - kind, tuple(tokens[at * PAGE : (at + 1) * PAGE]))
-            if about not in self._numbers:
-                self._numbers[about] = self._count
+        """Cache the slot's full pages, which hold these tokens, for other sequences of the kind."""
+        prefixes = self._prefixes[slot]
+        for at in range(len(prefixes), len(tokens) // PAGE):
+            key = _PageKey(
+                prefixes[-1] if prefixes else -1 - kind, tuple(tokens[at * PAGE : (at + 1) * PAGE])
+            )
+            if key not in self._numbers:
+                self._numbers[key] = self._count
                 self._count += 1
-            texts.append(self._numbers[about])
+            prefixes.append(self._numbers[key])
             for number, owned in enumerate(self._owned[slot]):
-                if owned.passed <= at < owned.end and (texts[-1], number) not in self._known:
+                if owned.passed <= at < owned.end and (prefixes[-1], number) not in self._cached:
                     page = owned.pages[at - owned.passed]
-                    self._known[texts[-1], number] = page
-                    self._about[page] = about, texts[-1], number
+                    self._cached[prefixes[-1], number] = page
+                    self._keys[page] = key, prefixes[-1], number
 
     def fork(self, source: int, target: int, length: int) -> None:
-        """Let an empty slot hold the first `length` tokens of another: full pages are shared, the last one is
-        copied."""
+        """Give an empty slot the first `length` tokens of another: it shares full pages, and copies the last."""
         full = length // PAGE
-        self._texts[target] = self._texts[source][:full]
+        self._prefixes[target] = self._prefixes[source][:full]
         for number, owned in enumerate(self._owned[source]):
-            self._owned[target][number] = _Owned(owned.passed)
+            self._owned[target][number] = _SlotPages(owned.passed)
             for page in owned.pages[: full - owned.passed]:
                 self._users[page] += 1
                 self._append(target, number, page)
@@ -246,12 +249,12 @@ class PagedCache:
                 self.memory.copy(owned.pages[full - owned.passed], page)
                 self._append(target, number, page)
 
-    def _holds(self, texts: list[int]) -> bool:
-        """Whether what a text sees that goes on after these pages is still known."""
+    def _is_cached(self, prefixes: list[int]) -> bool:
+        """Whether all pages that a continuation of this prefix sees are cached."""
         return all(
-            (text, number) in self._known
+            (text, number) in self._cached
             for number, layer_group in enumerate(self.layer_groups)
-            for text in texts[layer_group.first(len(texts) * PAGE) :]
+            for text in prefixes[layer_group.first(len(prefixes) * PAGE) :]
         )
 
     def _append(self, slot: int, layer_group: int, page: int) -> None:
@@ -263,7 +266,7 @@ class PagedCache:
         self._users[page] -= 1
         if self._users[page]:
             return
-        if page not in self._about:
+        if page not in self._keys:
             self._free.append(page)
             return
         self._idle[page] = None
@@ -272,15 +275,15 @@ class PagedCache:
             if len(self._passed) > MAX_PASSED_PAGES * sum(
                 layer_group.window > 0 for layer_group in self.layer_groups
             ):
-                self._forget(next(iter(self._passed)))
+                self._evict(next(iter(self._passed)))
 
-    def _forget(self, page: int) -> None:
-        """An idle page is free for other tokens."""
-        about, text, layer_group = self._about.pop(page)
-        del self._known[text, layer_group], self._idle[page]
+    def _evict(self, page: int) -> None:
+        """Remove an idle page from the cache, and free it."""
+        key, text, layer_group = self._keys.pop(page)
+        del self._cached[text, layer_group], self._idle[page]
         self._passed.pop(page, None)
-        if not any((text, number) in self._known for number in range(len(self.layer_groups))):
-            del self._numbers[about]
+        if not any((text, number) in self._cached for number in range(len(self.layer_groups))):
+            del self._numbers[key]
         self._free.append(page)
 
     def _new(self) -> int:
@@ -288,7 +291,7 @@ class PagedCache:
             if self.most is None or len(self._users) < self.most:
                 self._grow()
             elif self._idle:
-                self._forget(next(iter(self._idle)))
+                self._evict(next(iter(self._idle)))
             else:
                 raise OutOfPagesError(f"all {self.most} pages of {PAGE} tokens are in use")
         page = self._free.pop()

@@ -1,5 +1,4 @@
-"""Pages of keys and values as PyTorch reads them: one tensor on the network's device, from which each batch
-gathers its texts'."""
+"""Pages of the KV cache as PyTorch tensors, from which each batch gathers those of its sequences."""
 
 from __future__ import annotations
 
@@ -18,11 +17,9 @@ from newleaf.model.kv_cache import KEY_GROUP, dequantize_groups, quantize_groups
 
 
 class TensorPageStorage:
-    """Keys and values [pages, layers of a page, PAGE, K, D]; with torch.int8 codes, whose scales lie in
-    tensors of their own.
+    """Keys and values [pages, layers of a page, PAGE, K, D]; torch.int8 is codes, with scales beside them.
 
-    The table of pages has their numbers. `layers` is, for each of the network's, its group of layers and its
-    place in that group's pages.
+    The page table has page numbers. `layers` maps a layer to its layer group and its index in that group.
     """
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -45,8 +42,7 @@ class TensorPageStorage:
         return self.keys, self.values, self.key_scales, self.value_scales
 
     def add(self, most: float) -> int:
-        """As many pages again as there are; zeros, since a batch reads whole pages, and what is masked must
-        still be a number."""
+        """Double the pages. They are zero: a batch reads full pages, and masked values must be finite."""
         count = int(max(1, min(max(len(self.keys), 16), most)))
         grown = (torch.cat((tensor, tensor.new_zeros(count, *tensor.shape[1:]))) for tensor in self._tensors)
         self.keys, self.values, self.key_scales, self.value_scales = grown
@@ -57,7 +53,7 @@ class TensorPageStorage:
             tensor[target] = tensor[source]
 
     def renew(self, page: int) -> None:
-        """What a text that overflowed has left there is no number."""
+        """Clear the page: a sequence that overflowed may have left NaN."""
         for tensor in self._tensors:
             tensor[page] = 0
 
@@ -65,7 +61,7 @@ class TensorPageStorage:
         return page
 
     def write(self, pages: Tensor, offsets: Tensor, place: int, keys: Tensor, values: Tensor) -> None:
-        """Keep keys and values [N, K, D] of one layer at these offsets [N] in these pages [N]."""
+        """Store keys and values [N, K, D] of one layer at these offsets [N] of these pages [N]."""
         if self.keys.dtype != torch.int8:
             self.keys[pages, place, offsets], self.values[pages, place, offsets] = (
                 keys.to(self.keys.dtype),
@@ -97,7 +93,7 @@ class TensorPageStorage:
 
 @dataclass(frozen=True)
 class Span:
-    """The next tokens of one text: `count` of them, after the `start` that its slot holds."""
+    """The next `count` tokens of one sequence, after the `start` tokens in its slot."""
 
     slot: int
     start: int
@@ -105,10 +101,9 @@ class Span:
 
 
 class RaggedBatch:
-    """Texts of different lengths, a row each, filled up at the end: the network's cache for one pass, and who
-    sees whom.
+    """Sequences of different lengths, padded at the end: the KV cache and the mask of one forward pass.
 
-    Their pages must be reserved. Tokens that fill a row up stand where its last one does, and are not kept.
+    Their pages must be reserved. Padding has the position of the row's last token, and is not stored.
     """
 
     length = 0  # of what all rows share; where each begins is in its span
@@ -149,8 +144,7 @@ class RaggedBatch:
     # ---- the network's cache (model/kv_cache.py: Cache)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep new keys and values [B, K, T, D] of one layer; all come back [B, K, S, D], from the first page
-        that a window sees."""
+        """Store new keys and values [B, K, T, D]; returns all [B, K, S, D] from the window's first page on."""
         group, place = self.memory.layers[layer]
         table = self._table(group)
         own = (x.transpose(1, 2)[self._rows, self._columns] for x in (keys, values))
@@ -159,14 +153,14 @@ class RaggedBatch:
         return found[0][:, :, : table.seen], found[1][:, :, : table.seen]
 
     def mark_real(self, real: Tensor | None, count: int) -> None:
-        """What fills rows up is known from the spans."""
+        """Nothing to do: padding follows from the spans."""
         assert real is None
 
     def advance(self, count: int) -> None:
-        """A batch is for one pass."""
+        """Nothing to do: a batch is for one pass."""
 
     def _group_of(self, window: int) -> int:
-        """A group of layers with this window; those with the same one have their pages at the same places."""
+        """A layer group with this window; all groups with one window have pages at the same indices."""
         own = window if window < self.pages.config.context_length else 0
         return next(number for number, group in enumerate(self.pages.layer_groups) if group.window == own)
 
@@ -179,7 +173,7 @@ class RaggedBatch:
             rows = []
             for span, begin, end in zip(self.spans, first, last, strict=True):
                 own = self.pages.table[number, span.slot, begin:end].tolist()
-                # its own, so that nobody else's numbers come near it
+                # padded with its own page, so that no other sequence's values are read
                 rows.append(own + [own[-1]] * (width - len(own)))
             pages, begins = torch.tensor(rows, device=self.device), torch.tensor(first, device=self.device)
             new = pages[self._rows, self._new_at // PAGE - begins[self._rows]]
@@ -192,8 +186,8 @@ class RaggedBatch:
 
 @dataclass(frozen=True)
 class _Table:
-    """Of one group of layers: its pages [B, M], the first position in them [B], how many tokens a row has
-    from there on, at most, and the pages [N] of the new tokens."""
+    """The pages of one layer group [B, M], the first position in them [B], the most tokens that a row has
+    from there on, and the pages [N] of the new tokens."""
 
     pages: Tensor
     first: Tensor

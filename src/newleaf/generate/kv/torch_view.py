@@ -1,5 +1,4 @@
-"""Pages as the network's own cache: what PyTorch reads of a prompt goes into them, and comes out of them, a
-layer at a time."""
+"""The pages of one slot as the KV cache of a PyTorch forward pass, a layer at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ class TorchCacheView:
         self.config, self.state, self.slot, self.length = config, state, slot, start
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [1, K, T, D]; all of them come back as they are kept, from the first page
-        that a window sees."""
+        """Store new keys and values [1, K, T, D]; returns all, as stored, from the window's first page on."""
         from newleaf.generate.kernels.page_copy import read_pages, write_pages
 
         window = self.config.windows[layer] if self.config.windows else 0
@@ -52,7 +50,7 @@ class TorchCacheView:
         return old[0].to(dtype), old[1].to(dtype)
 
     def mark_real(self, real: Tensor | None, count: int) -> None:
-        """There is no padding."""
+        """Nothing to do: there is no padding."""
         assert real is None
 
     def advance(self, count: int) -> None:

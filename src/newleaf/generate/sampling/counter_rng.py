@@ -1,5 +1,4 @@
-"""Random numbers that follow from a seed and a place alone, so that a request draws the same ones whatever
-else is being written."""
+"""A counter-based random number generator: a request draws the same numbers whatever else runs."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ STEP = 0x9E3779B97F4A7C15
 
 
 def uniform(seed: int, sample: int, place: int) -> float:
-    """A number in [0, 1) for token `place` of text `sample` of the request with this `seed`.
+    """A number in [0, 1) for token `place` of text `sample` of a request with this `seed`.
 
     SplitMix64's finalizer (Steele, Lea and Flood 2014) over the three in turn; 53 bits of the result.
     """

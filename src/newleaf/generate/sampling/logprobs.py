@@ -1,5 +1,4 @@
-"""How likely each token was: log-probabilities of the network itself, before any penalty, temperature or
-truncation."""
+"""Log-probabilities of tokens under the network itself, before penalties, temperature and truncation."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token, the natural logarithm of its probability (None: nothing came before it), and the likeliest ids
-    with theirs."""
+    """A token, its log-probability (natural; None for the first), and the likeliest ids with theirs."""
 
     id: int
     logprob: float | None
@@ -21,9 +19,10 @@ class TokenScore:
 
 
 def score(logits: Tensor, ids: Sequence[int], top: int, known: int) -> list[TokenScore]:
-    """Scores of ids [R] under logits [R, V], each with the `top` likeliest of the first `known` ids,
-    likeliest first. Rows of a network's head beyond the tokenizer's ids have their share of the probability,
-    as everywhere in stock transformers."""
+    """Scores of ids [R] under logits [R, V], each with the `top` likeliest of the first `known` ids.
+
+    Ids beyond the tokenizer's keep their share of the probability, as in stock transformers.
+    """
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(ids, dtype=torch.long)[:, None]).squeeze(1).tolist()
     best = logprobs[:, :known].topk(min(top, known, logits.shape[1]))

@@ -1,8 +1,7 @@
-"""Which tokens become likelier, unlikelier, forbidden or certain before anything is drawn: pure functions on
-rows of logits [R, V].
+"""Logit bias, penalties, forbidden and forced tokens: pure functions on rows of logits [R, V].
 
-Each takes an entry for every row, and returns new logits. Histories are token ids, those of the prompt and
-what was written, or what was written alone, as each function says.
+Each takes an entry for every row, and returns new logits. Histories are token ids of the prompt and the text,
+or of the generated text alone, as each function says.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ FORBIDDEN = float("-inf")
 
 
 def add_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
-    """Add to each row's logits [R, V] the numbers given for its ids."""
+    """Add each row's biases, by id."""
     logits = logits.clone()
     for row, bias in zip(logits, biases, strict=True):
         if bias:
@@ -27,8 +26,7 @@ def add_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
 def penalize_repetition(
     logits: Tensor, histories: Sequence[Sequence[int]], penalties: Sequence[float]
 ) -> Tensor:
-    """Divide the positive logits of ids in the row's history by its penalty, multiply the negative ones
-    (Keskar et al. 2019, CTRL)."""
+    """Divide positive logits of ids in the history by the penalty, multiply negative ones (CTRL, 2019)."""
     logits = logits.clone()
     for row, history, penalty in zip(logits, histories, penalties, strict=True):
         if penalty != 1:
@@ -41,8 +39,7 @@ def penalize_repetition(
 def penalize_frequency(
     logits: Tensor, written: Sequence[Sequence[int]], frequency: Sequence[float], presence: Sequence[float]
 ) -> Tensor:
-    """OpenAI's two penalties: logit[j] − c[j]·frequency − (c[j] > 0)·presence, c[j] being how often j was
-    written; the prompt does not count."""
+    """OpenAI's penalties: logit[j] − c[j]·frequency − (c[j] > 0)·presence; c counts generated tokens."""
     logits = logits.clone()
     for row, ids, often, once in zip(logits, written, frequency, presence, strict=True):
         if ids and (often or once):
@@ -54,8 +51,7 @@ def penalize_frequency(
 def forbid_repeated_ngrams(
     logits: Tensor, histories: Sequence[Sequence[int]], sizes: Sequence[int]
 ) -> Tensor:
-    """Forbid every id that would complete an n-gram of the row's size which its history already has (Paulus
-    et al. 2018); a size of 0 forbids none."""
+    """Forbid ids that would repeat an n-gram of the history (Paulus et al. 2018); size 0 forbids none."""
     logits = logits.clone()
     for row, history, size in zip(logits, histories, sizes, strict=True):
         if size and len(history) >= size:

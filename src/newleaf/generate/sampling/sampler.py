@@ -1,5 +1,4 @@
-"""One step of writing: rows of logits in, the next token of each row out, by the one order that
-docs/generation.md describes."""
+"""The sampler: from logits to the next token of each row, in the order that docs/generation.md gives."""
 
 from __future__ import annotations
 
@@ -25,42 +24,41 @@ OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a num
 
 @dataclass
 class SamplerRow:
-    """One text as the next token's choice sees it."""
+    """One text as the sampler sees it."""
 
     config: SamplingConfig
     ids: list[int]  # all so far
     prompt: int  # how many of them are the prompt's
     seed: int
-    stream: int = 0  # tells the random numbers of a request's texts apart
+    stream: int = 0  # separates the random numbers of a request's texts
     end_ids: frozenset[int] = frozenset()  # end of text and stop ids
     constraint: Constraint | None = None
-    utf8: Utf8Validity | None = None  # of the tokenizer, where tokens are to keep the text valid
-    begun: bytes = b""  # what the text's end has of a character that is not complete; of rows with `utf8`
+    utf8: Utf8Validity | None = None  # of the tokenizer, where the text must stay valid UTF-8
+    partial: bytes = b""  # the incomplete character at the end of the text; with `utf8` only
 
     @property
     def written(self) -> int:
+        """Generated tokens so far."""
         return len(self.ids) - self.prompt
 
     def take(self, token: int) -> None:
-        """The token was chosen."""
+        """Append a token."""
         self.ids.append(token)
         if self.utf8 is not None:
-            self.begun = self.utf8.after(self.begun, token)
+            self.partial = self.utf8.after(self.partial, token)
         if self.constraint is not None:
             self.constraint.take(token)
 
     def fork(self) -> SamplerRow:
-        """A text of its own that begins with what this one has."""
+        """A copy that continues on its own."""
         constraint = self.constraint.fork() if self.constraint is not None else None
         return dataclasses.replace(self, ids=list(self.ids), constraint=constraint)
 
 
 def process_logits(logits: Tensor, rows: Sequence[SamplerRow], chosen_only: bool = False) -> Tensor:
-    """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at
-    −inf.
+    """Bias, penalties, bans, constraints, forced tokens: logits [R, V] → [R, V], forbidden tokens at −inf.
 
-    `chosen_only` asks for no more than what decides: a greedy row whose likeliest token fits its constraint
-    is left as it is.
+    With `chosen_only` a greedy row is not masked where its likeliest token fits the constraint.
     """
     configs = [row.config for row in rows]
     if any(config.logit_bias for config in configs):
@@ -91,63 +89,64 @@ def process_logits(logits: Tensor, rows: Sequence[SamplerRow], chosen_only: bool
 
 
 def sample_tokens(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    """The next token of each row of logits [R, V]; STUCK where every token is forbidden, OVERFLOW where the
-    logits are no numbers. A row's choice does not depend on the others."""
-    return _pick(process_logits(logits, rows, chosen_only=True), rows)
+    """The next token of each row of logits [R, V], independent of the other rows.
+
+    NO_TOKEN_ALLOWED where every token is forbidden, OVERFLOW where the logits are not finite.
+    """
+    return _sample_valid(process_logits(logits, rows, chosen_only=True), rows)
 
 
 def sample_with_probabilities(logits: Tensor, rows: Sequence[SamplerRow]) -> tuple[list[int], list[float]]:
-    """The same, and how likely each token was before temperature and truncation, among those that are not
-    forbidden."""
+    """The same, with each token's probability among allowed ones, before temperature and truncation."""
     logits = process_logits(logits, rows)
-    tokens = _pick(logits, rows)
+    tokens = _sample_valid(logits, rows)
     own = logits[range(len(tokens)), [max(token, 0) for token in tokens]]
     return tokens, (own - logits.logsumexp(-1)).exp().tolist()
 
 
 def keep_valid(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
-    """Logits [R, V] with tokens at −inf that would make a text that is not UTF-8, in rows whose option wants
-    that for likeliest tokens too. Where nothing else is left, the row stays as it is. A constraint's own
-    tokens are valid."""
-    wanting = [
+    """Logits [R, V] with tokens at −inf that would make invalid UTF-8, in rows with valid_utf8 "always".
+
+    A row without a valid token stays as it is. Tokens that a constraint allows are valid.
+    """
+    strict = [
         n
         for n, row in enumerate(rows)
         if row.utf8 is not None and row.constraint is None and row.config.valid_utf8 == "always"
     ]
-    if wanting:
+    if strict:
         logits = logits.clone()
-    for number in wanting:
+    for number in strict:
         logits[number] = _valid(logits[number], rows[number])
     return logits
 
 
 def _valid(logits: Tensor, row: SamplerRow) -> Tensor:
-    """Logits [V] with the tokens at −inf that would make the row's text invalid, unless that were all."""
+    """Logits [V] with tokens at −inf that would make invalid UTF-8, unless that were all."""
     assert row.utf8 is not None
     left = logits.masked_fill(
-        ~torch.from_numpy(row.utf8.fitting(row.begun, len(logits))), penalties.FORBIDDEN
+        ~torch.from_numpy(row.utf8.fitting(row.partial, len(logits))), penalties.FORBIDDEN
     )
     return logits if bool((left == penalties.FORBIDDEN).all()) else left
 
 
-def _pick(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    tokens = _pick_any(logits, rows, again=False)
-    # A mask for every row would cost a pass over the vocabulary each time. Choosing anew among the valid
-    # tokens gives
-    # each the same probability as a mask would (but for truncation).
+def _sample_valid(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
+    tokens = _sample(logits, rows, again=False)
+    # A mask for every row would cost a pass over the vocabulary. Resampling among the valid tokens gives
+    # each the same probability as a mask would, truncation aside.
     for number, row in enumerate(rows):
         if (
             row.utf8 is not None
             and row.constraint is None
             and tokens[number] >= 0
-            and not row.utf8.fits(row.begun, tokens[number])
+            and not row.utf8.fits(row.partial, tokens[number])
         ):
-            (tokens[number],) = _pick_any(_valid(logits[number], row)[None], [row], again=True)
+            (tokens[number],) = _sample(_valid(logits[number], row)[None], [row], again=True)
     return tokens
 
 
-def _pick_any(logits: Tensor, rows: Sequence[SamplerRow], again: bool) -> list[int]:
-    """Tokens by greedy choice or by chance, `again` with other random numbers."""
+def _sample(logits: Tensor, rows: Sequence[SamplerRow], again: bool) -> list[int]:
+    """The likeliest tokens or random ones; `again` takes other random numbers."""
     # NumPy's argmax takes a tenth of the time of PyTorch's over one row.
     tokens = [_likeliest(row) for row in logits.numpy()]
     drawn = [number for number, row in enumerate(rows) if row.config.temperature > 0 and tokens[number] >= 0]
@@ -165,7 +164,7 @@ def _pick_any(logits: Tensor, rows: Sequence[SamplerRow], again: bool) -> list[i
 
 
 def _likeliest(logits: npt.NDArray[np.float32]) -> int:
-    token = int(logits.argmax())  # the first that is not a number, where there is one
+    token = int(logits.argmax())  # the first NaN, where there is one
     value = logits[token]
     if np.isfinite(value):
         return token
@@ -179,8 +178,7 @@ def _banned(row: SamplerRow) -> frozenset[int] | set[int]:
 
 
 def _fits(logits: Tensor, row: SamplerRow) -> bool:
-    """Whether a greedy row's token fits its constraint, which takes a fraction of the time that finding all
-    fitting ones does."""
+    """Whether a greedy row's token fits its constraint: much cheaper than a mask of all tokens."""
     if row.config.temperature > 0 or row.constraint is None:
         return False
     token = int(logits.numpy().argmax())
@@ -194,7 +192,7 @@ def _fits(logits: Tensor, row: SamplerRow) -> bool:
 def _constrain(logits: Tensor, free: Tensor, rows: Sequence[SamplerRow], chosen_only: bool) -> Tensor:
     """Forbid what the constraints do not allow.
 
-    Where n-grams and bans (`free` has none) leave nothing, the constraint has the last word.
+    Where n-grams and bans, which `free` has not seen, leave nothing, the constraint wins.
     """
     given = logits
     for number, row in enumerate(rows):

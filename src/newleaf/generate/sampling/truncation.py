@@ -1,7 +1,6 @@
-"""From logits to a draw: temperature, the truncations, and the draw itself; on rows [R, V] with a setting for
-each row.
+"""Temperature, top_k, top_p, min_p and typical_p, and the random draw; on rows [R, V].
 
-In NumPy: on one row of a vocabulary its passes take a fraction of the time of PyTorch's.
+In NumPy, whose passes over one row of a vocabulary take a fraction of PyTorch's time.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ from newleaf.generate.options import SamplingConfig as SamplingConfig
 BLOCK = 256  # tokens
 SMALLEST = float(np.finfo(np.float32).tiny)
 
-Float32Array = npt.NDArray[np.float32]  # [V]: logits, or weights that probabilities are in proportion to
+Float32Array = npt.NDArray[np.float32]  # [V]: logits, or unnormalized probabilities
 
 
 def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
-    """Temperature, top_k, top_p, min_p, typical_p, in this order: logits [R, V] → probabilities [R, V] in
-    fp32.
+    """Logits [R, V] → fp32 probabilities [R, V]: temperature, top_k, top_p, min_p, typical_p, in this order.
 
-    Every temperature must be above 0, and every row must have a token that is not forbidden.
+    Every temperature must be above 0, and every row must have an allowed token.
     """
     rows = logits.float().numpy()
     found = np.empty(rows.shape, dtype=np.float32)
     for row, config, out in zip(rows, configs, found, strict=True):
-        # The likeliest is moved to 0 first, so that neither small temperatures nor exponentials overflow.
+        # The maximum moves to 0, so that neither small temperatures nor exponentials overflow.
         np.subtract(row, row.max(), out=out)
         if config.temperature != 1.0:
             with np.errstate(over="ignore"):
@@ -49,37 +47,35 @@ def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
 
 
 def keep_top_k(logits: Float32Array, k: int) -> None:
-    """Keep the k likeliest, and ties with the last of them."""
+    """Keep the k likeliest tokens, and ties with the last of them."""
     least = np.partition(logits, len(logits) - k)[len(logits) - k]
     logits[logits < least] = -np.inf
 
 
 def keep_top_p(weights: Float32Array, p: float) -> None:
-    """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020): those before which
-    less than p lies."""
+    """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020)."""
     total = float(weights.sum())
-    # All lighter ones together are less than 1 − p, so they need not be sorted.
+    # The others sum to less than 1 − p, so they need not be sorted.
     heavy = np.flatnonzero(weights >= (1 - p) * total / len(weights))
     found = weights[heavy]
     ordered = np.sort(found)[::-1]
     count = _needed(ordered, p * total)
     least = ordered[count - 1]
-    surely, ties = heavy[found > least], heavy[found == least]
-    _keep(weights, np.concatenate((surely, ties[: count - len(surely)])))
+    above, ties = heavy[found > least], heavy[found == least]
+    _keep(weights, np.concatenate((above, ties[: count - len(above)])))
 
 
 def keep_typical(weights: Float32Array, p: float) -> None:
-    """Keep the tokens whose surprise is nearest the row's entropy, the fewest that reach p (Meister et al.
-    2023)."""
+    """Keep the fewest tokens nearest in surprisal to the entropy that reach p (Meister et al. 2023)."""
     possible = np.flatnonzero(weights)
     chances = weights[possible] / weights.sum()
-    surprise = -np.log(chances)
-    order = np.abs(surprise - (chances * surprise).sum()).argsort(kind="stable")
+    surprisal = -np.log(chances)
+    order = np.abs(surprisal - (chances * surprisal).sum()).argsort(kind="stable")
     _keep(weights, possible[order[: _needed(chances[order], p)]])
 
 
 def _needed(ordered: Float32Array, goal: float) -> int:
-    """How many, from the front, it takes to reach `goal`; at least one."""
+    """How many entries, from the front, reach `goal`; at least one."""
     return min(int(np.searchsorted(ordered.cumsum(dtype=np.float64), goal)) + 1, len(ordered))
 
 
@@ -90,16 +86,14 @@ def _keep(weights: Float32Array, ids: npt.NDArray[np.int64]) -> None:
 
 
 def draw(chances: Tensor, numbers: Sequence[float]) -> Tensor:
-    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number
-    in [0, 1) lies."""
+    """Ids [R] from probabilities [R, V] by inversion: the first whose cumulative sum exceeds the number."""
     return torch.tensor([_drawn(row, number) for row, number in zip(chances.numpy(), numbers, strict=True)])
 
 
 def _drawn(row: Float32Array, number: float) -> int:
-    """In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one
-    is slow."""
-    whole = len(row) // BLOCK * BLOCK
-    reached = np.append(row[:whole].reshape(-1, BLOCK).sum(1), row[whole:].sum()).cumsum(dtype=np.float64)
+    """First the block, then the token in it, since a cumulative sum of the full vocabulary is slow."""
+    full = len(row) // BLOCK * BLOCK
+    reached = np.append(row[:full].reshape(-1, BLOCK).sum(1), row[full:].sum()).cumsum(dtype=np.float64)
     goal = _below(number * reached[-1], reached)
     block = int(np.searchsorted(reached, goal, side="right"))
     within = row[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
@@ -108,6 +102,5 @@ def _drawn(row: Float32Array, number: float) -> int:
 
 
 def _below(goal: float, reached: npt.NDArray[np.float64]) -> float:
-    """A goal below the last of what is reached, where rounding may have put it, so that there is always a
-    token to draw."""
+    """The goal, kept below the last cumulative sum, which rounding could reach."""
     return min(goal, float(np.nextafter(reached[-1], 0.0)))

@@ -146,7 +146,7 @@ def start_texts(
             row = SamplerRow(
                 config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8
             )
-            row.begun = utf8.begun(prompt) if utf8 is not None else b""
+            row.partial = utf8.begun(prompt) if utf8 is not None else b""
             # A constrained text keeps its leading space, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
             samples.append(TextState(row, place, number, decoder, StopFinder(config.stop), context=context))
