@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from newleaf.data.stdlib import standard_library_files
-from newleaf.train.sizing import LADDER, Budget, choose_size
+from newleaf.train.sizing import MODEL_SIZES, Budget, choose_size
 
 RATE = 1.4
 RATES = {"AdamW's": "learning_rate", "Muon's": "matrix_learning_rate"}
@@ -203,10 +203,10 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
     """Their names, and the fields that they change."""
     model, windows = recipe["model"], recipe["train"]["batch_size"]
     if "size" in kinds:
-        at = [rung[:2] for rung in LADDER].index((model["n_layer"], model["n_embd"]))
+        at = [rung[:2] for rung in MODEL_SIZES].index((model["n_layer"], model["n_embd"]))
         for step in sorted(range(-reach, reach + 1), key=abs):
-            if step and 0 <= at + step < len(LADDER):
-                layers, width, _ = LADDER[at + step]
+            if step and 0 <= at + step < len(MODEL_SIZES):
+                layers, width, _ = MODEL_SIZES[at + step]
                 chosen = choose_size(1, Budget(tokens=1), f"{layers}x{width}")
                 shape = {
                     field: value for field, value in chosen.model.items() if not field.endswith("dropout")

@@ -111,7 +111,7 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
 
     import newleaf
     from newleaf.adapters.adapter import attach, lay_out
-    from newleaf.machine import keep_memory, tiny_as_zero
+    from newleaf.machine import flush_denormals, retain_freed_memory
     from newleaf.storage.adapter_folder import load_adapter
     from newleaf.train.loop.optimizer import Optimizer
     from newleaf.train.objective.optimizer_config import OptimizerConfig
@@ -126,10 +126,10 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
         network, OptimizerConfig("adamw", RATE, beta2=0.999, weight_decay=0.0, clip=1.0), dtype
     )
     network.train()
-    keep_memory()  # as every run of newleaf's does
+    retain_freed_memory()  # as every run of newleaf's does
 
     def step(rows: Any) -> float:
-        with tiny_as_zero():
+        with flush_denormals():
             loss = network.loss(rows[:, :-1], rows[:, 1:])
             loss.backward()
             optimizer.step(1.0)

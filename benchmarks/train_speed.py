@@ -208,12 +208,12 @@ def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
 def newleaf_step(config: GPTConfig, how: OptimizerConfig, batch_size: int, bf16: bool) -> Stepper:
     """What a run does in a step: gradients and optimizer."""
     from newleaf.data.batches import Batch
-    from newleaf.machine import keep_memory
+    from newleaf.machine import retain_freed_memory
     from newleaf.model import GPT
     from newleaf.train.loop.loop import Loop
     from newleaf.train.loop.optimizer import Optimizer
 
-    keep_memory()
+    retain_freed_memory()
     torch.set_flush_denormal(True)
     network = GPT(config).train()
     optimizer = Optimizer(network, how, torch.bfloat16 if bf16 else torch.float32)

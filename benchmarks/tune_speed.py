@@ -121,7 +121,7 @@ def prepare(place: Path, steps: int, small: bool) -> None:
 
 
 def objective(place: Path, steps: int, precision: str) -> Any:
-    from newleaf.train.display.monitor import Silent
+    from newleaf.train.display.monitor import SilentMonitor
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
 
@@ -129,7 +129,7 @@ def objective(place: Path, steps: int, precision: str) -> Any:
         "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")], "text": {"length": WINDOW},
         "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0}, "train": {"steps": steps, "batch_size": ROWS, "precision": precision},
     }  # fmt: skip
-    return open_objective(read_config(values), Silent(), Ranks())
+    return open_objective(read_config(values), SilentMonitor(), Ranks())
 
 
 def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
 def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
     from newleaf.train.loop.loop import Loop
     from newleaf.train.loop.optimizer import Optimizer
-    from newleaf.train.objective.schedule import Shape, StepSchedule
+    from newleaf.train.objective.schedule import ScheduleShape, StepSchedule
     from newleaf.train.objective.training_step import Step
 
     opened = objective(place, steps, kind)
@@ -172,7 +172,9 @@ def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
     network = opened.build()
     optimizer = Optimizer(network, opened.optimizer, torch.bfloat16 if kind == "bf16" else torch.float32)
     batches = opened.batches((0, 1))
-    Loop(network, optimizer, StepSchedule(steps, Shape(0.0, 0.0)), batches.batch, ROWS, 1, Watcher()).run()
+    Loop(
+        network, optimizer, StepSchedule(steps, ScheduleShape(0.0, 0.0)), batches.batch, ROWS, 1, Watcher()
+    ).run()
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 import newleaf
 from newleaf.generate.engine.engine import Engine
 from newleaf.recipe import build
-from newleaf.train.display.monitor import Monitor, Silent
+from newleaf.train.display.monitor import Monitor, SilentMonitor
 from newleaf.train.loop.loop import Loop
 from newleaf.train.objective.train_config import PretrainConfig
 from newleaf.train.pretraining import prepare_pretraining
@@ -79,7 +79,9 @@ class Machine:
         """A timed run by this clock."""
         train = {"time": options.pop("time"), **options.pop("train", {})}
         config = build(PretrainConfig, {"source": [str(source)], "train": train, **options})
-        return newleaf.Run(pretrain(config, out, monitor or Silent(), self.clock(), True, self.clock).path)
+        return newleaf.Run(
+            pretrain(config, out, monitor or SilentMonitor(), self.clock(), True, self.clock).path
+        )
 
     def resume(self, out: Path, **lengths: Any) -> newleaf.Run:
-        return newleaf.Run(resume(PRETRAINING, out, Silent(), self.clock(), lengths, self.clock).path)
+        return newleaf.Run(resume(PRETRAINING, out, SilentMonitor(), self.clock(), lengths, self.clock).path)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from newleaf.recipe import merge
-from newleaf.train.display.monitor import Silent
+from newleaf.train.display.monitor import SilentMonitor
 
 OPTIONS: dict[str, Any] = {
     "steps": 24,
@@ -42,7 +42,7 @@ def options(**more: Any) -> dict[str, Any]:
     return merge(OPTIONS, more)
 
 
-class RecordingMonitor(Silent):
+class RecordingMonitor(SilentMonitor):
     """A monitor that remembers the sentences."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import torch
 from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 
-MOST_THREADS = 256
+MAX_THREADS = 256
 
 
 def use_threads(count: int | None) -> int:
@@ -27,7 +27,7 @@ def use_threads(count: int | None) -> int:
     cannot start them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    most = max(MOST_THREADS, 4 * cores)
+    most = max(MAX_THREADS, 4 * cores)
     if count is not None and (type(count) is not int or not 1 <= count <= most):
         raise InputError(
             f"threads: must be between 1 and {most}, not {count!r}; this machine has {counted(cores, 'core')}"
@@ -53,7 +53,7 @@ def thread_advice(threads: int, processes: int) -> str | None:
     )
 
 
-def keep_memory() -> None:
+def retain_freed_memory() -> None:
     """Ask glibc to keep freed memory instead of giving it back to the system after every large tensor.
 
     Each training step allocates the same tensors again, and touching fresh pages costs up to a third of it.
@@ -68,7 +68,7 @@ def keep_memory() -> None:
 
 
 @contextmanager
-def tiny_as_zero() -> Iterator[None]:
+def flush_denormals() -> Iterator[None]:
     """Numbers below 2⁻¹²⁶ are zero in here, where the processor can: computing with them takes a hundred
     times as long.
 

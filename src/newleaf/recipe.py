@@ -18,7 +18,7 @@ from newleaf.untrusted import parse_yaml, read_text
 
 T = TypeVar("T")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-LARGEST_WHOLE = 2.0**63  # no option counts further, and no library would take it
+MAX_INTEGER = 2.0**63  # no option counts further, and no library would take it
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 
 
@@ -173,7 +173,7 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
             return False
         raise InputError(f"{key}: must be true or false, not {_short(value)}")
     if hint is int:
-        return _whole(value, key)
+        return _integer(value, key)
     if hint is float:
         try:
             number = float(value)  # YAML reads 1e-3 as text
@@ -189,7 +189,7 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
     return value
 
 
-def _whole(value: Any, key: str) -> int:
+def _integer(value: Any, key: str) -> int:
     """A whole number, also as 20k, 3m or 1e6."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbg])", str(value).lower())
     try:
@@ -198,7 +198,7 @@ def _whole(value: Any, key: str) -> int:
         number = float("nan")
     if isinstance(value, bool) or not number.is_integer():
         raise InputError(f"{key}: must be a whole number, not {_short(value)}")
-    if abs(number) >= LARGEST_WHOLE:
+    if abs(number) >= MAX_INTEGER:
         raise InputError(f"{key}: {_short(value)} is too large; whole numbers are below 2**63")
     return value if type(value) is int else int(number)
 

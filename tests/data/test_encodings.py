@@ -15,7 +15,7 @@ from newleaf.data.corpus import prepare_text
 from newleaf.data.data_config import DataConfig
 from newleaf.data.encodings import detect_encoding
 from newleaf.errors import InputError
-from newleaf.train.pretraining.prepare_pretraining import left_out
+from newleaf.train.pretraining.prepare_pretraining import describe_skipped
 
 SIMPLIFIED = "明月几时有？把酒问青天。不知天上宫阙，今夕是何年。我欲乘风归去，又恐琼楼玉宇，高处不胜寒。\n起舞弄清影，何似在人间。\n"
 TRADITIONAL = "明月幾時有？把酒問青天。不知天上宮闕，今夕是何年。我欲乘風歸去，又恐瓊樓玉宇，高處不勝寒。\n"
@@ -60,7 +60,7 @@ def test_text_is_read_in_the_encoding_it_has_and_measured_as_utf8(
     corpus = prepared(tmp_path, (text * times).encode(encoding))
     assert text_of(corpus) == text * times
     assert corpus.train.n_bytes + corpus.validation.n_bytes == len((text * times).encode())
-    told = " ".join(left_out(corpus.report))
+    told = " ".join(describe_skipped(corpus.report))
     assert ("--data.encoding" in told) == (not encoding.startswith("utf-8"))
 
 
@@ -68,7 +68,7 @@ def test_text_is_read_in_the_encoding_it_has_and_measured_as_utf8(
 def test_the_encoding_that_is_named_is_taken(tmp_path: Path, text: str, encoding: str) -> None:
     corpus = prepared(tmp_path, (text * 3).encode(encoding), encoding=encoding)
     assert text_of(corpus).lstrip("\ufeff") == text * 3
-    assert left_out(corpus.report) == []
+    assert describe_skipped(corpus.report) == []
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from newleaf.train.display.monitor import Silent
+from newleaf.train.display.monitor import SilentMonitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN
 from newleaf.train.loop.session import Session
-from newleaf.train.objective.objective import Measure
+from newleaf.train.objective.objective import SelectionMetric
 from newleaf.train.objective.optimizer_config import OptimizerConfig
-from newleaf.train.objective.schedule import Shape
+from newleaf.train.objective.schedule import ScheduleShape
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.train.runs.run_folder import RunFolder
 
@@ -55,7 +55,7 @@ class ClockedObjective:
 
     terms, measure, product, validates_before_training, row_tokens, flops_per_token = (
         NEXT_TOKEN,
-        Measure("val_loss", "nats"),
+        SelectionMetric("val_loss", "nats"),
         "model",
         True,
         1.0,
@@ -79,7 +79,7 @@ class ClockedObjective:
             batch_size=ROWS_A_STEP,
             micro_batch_size=ROWS_A_STEP,
             precision="fp32",
-            schedule=Shape(0.06, 0.94),
+            schedule=ScheduleShape(0.06, 0.94),
         )
         self.optimizer = OptimizerConfig(kind="adamw", learning_rate=0.01, weight_decay=0.0)
         self.seen: list[int] = []  # rows of each look
@@ -132,7 +132,7 @@ def run(
     begin."""
     clock = objective.clock
     monkeypatch.setattr("newleaf.train.loop.loop.time", SimpleNamespace(perf_counter=clock))
-    monitor: Any = Silent()
+    monitor: Any = SilentMonitor()
     if said is not None:
         monitor.say = said.append
     started = clock.now

@@ -17,7 +17,7 @@ from newleaf.kernels import matmul_speed
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.objective.train_config import TrainConfig
-from newleaf.train.pretraining.prepare_pretraining import settled
+from newleaf.train.pretraining.prepare_pretraining import resolve_machine_options
 
 CPU = torch.device("cpu")
 
@@ -40,8 +40,9 @@ def test_training_takes_bf16_where_its_products_are_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, bf16: float, taken: str
 ) -> None:
     measure(monkeypatch, {torch.float32: 1e-3, torch.bfloat16: bf16 * 1e-3})
-    assert settled(TrainConfig()).precision == taken
-    assert settled(TrainConfig(precision="bf16")).precision == "bf16"  # who asks for one gets it
+    assert resolve_machine_options(TrainConfig()).precision == taken
+    # who asks for one gets it
+    assert resolve_machine_options(TrainConfig(precision="bf16")).precision == "bf16"
 
 
 def test_prompts_and_likelihoods_go_another_way_where_bf16_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:

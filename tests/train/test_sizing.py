@@ -11,8 +11,8 @@ from fake_clocks import Clock, Machine
 import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.train.display.monitor import Silent
-from newleaf.train.sizing import LADDER, Budget, choose_size, data_budget, rung_of
+from newleaf.train.display.monitor import SilentMonitor
+from newleaf.train.sizing import MODEL_SIZES, Budget, choose_size, data_budget, parse_size
 
 MACHINE = 800e9  # FLOP/s
 
@@ -121,20 +121,20 @@ def test_rates_follow_steps_and_width_and_are_the_usual_ones_for_long_runs_of_wi
 def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:
     chosen = choose_size(1_000_000, Budget(tokens=1_000_000), "6x384").model
     assert (chosen["n_layer"], chosen["n_embd"], chosen["n_head"], chosen["head_dim"]) == (6, 384, 6, 64)
-    assert rung_of("7×200") == (7, 200, 2), "heads of an even width near 64 that divide it"
-    for n_layer, n_embd, n_head in LADDER:
-        assert rung_of(f"{n_layer}x{n_embd}") == (n_layer, n_embd, n_head)
+    assert parse_size("7×200") == (7, 200, 2), "heads of an even width near 64 that divide it"
+    for n_layer, n_embd, n_head in MODEL_SIZES:
+        assert parse_size(f"{n_layer}x{n_embd}") == (n_layer, n_embd, n_head)
 
 
 def test_so_many_weights_give_the_nearest_rung() -> None:
-    layers, width, _ = rung_of("10.6m")
+    layers, width, _ = parse_size("10.6m")
     assert (layers, width) == (6, 384), "6 blocks of 4·384² + 3·384·1024 weights are 10.6 million"
 
 
 @pytest.mark.parametrize("size", ["6", "6x", "0x128", "6x0", "6x383", "big", "-3m", "0m", ""])
 def test_a_size_that_is_none_is_refused_before_anything_is_read(size: str) -> None:
     with pytest.raises(InputError, match="layers × an even width"):
-        rung_of(size)
+        parse_size(size)
 
 
 def test_the_command_takes_a_size_and_its_run_repeats_without_it(
@@ -158,7 +158,7 @@ def test_the_command_takes_a_size_and_its_run_repeats_without_it(
 def test_what_a_recipe_overrides_is_not_announced(book: Path, tmp_path: Path) -> None:
     said: list[str] = []
 
-    class RecordingMonitor(Silent):
+    class RecordingMonitor(SilentMonitor):
         def say(self, text: str) -> None:
             said.append(text)
 

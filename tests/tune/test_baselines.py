@@ -89,13 +89,13 @@ def test_probabilities_are_scikit_learns_own_on_the_rows_that_were_drawn() -> No
 
 def test_a_timed_run_names_the_rows_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
-    real, limits = baselines._in_time, []
+    real, limits = baselines._fit_in_time, []
 
     def in_time(fit: Any, count: int, seed: int, limit: TimeLimit) -> Any:
         limits.append(limit.seconds)
         return real(fit, count, seed, TimeLimit(0.0) if math.isfinite(limit.seconds) else limit)
 
-    monkeypatch.setattr(baselines, "_in_time", in_time)
+    monkeypatch.setattr(baselines, "_fit_in_time", in_time)
     monkeypatch.setattr(baselines, "FIRST_ROWS", 20)
     heard, rows = RecordingMonitor(), write_rows(tmp_path / "rows.jsonl", opinions(48))
     run = newleaf.finetune(

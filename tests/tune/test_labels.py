@@ -60,14 +60,14 @@ def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(
 ) -> None:
     from newleaf.model import GPT, GPTConfig
     from newleaf.storage.model_folder import save_folder
-    from newleaf.train.display.monitor import Silent
+    from newleaf.train.display.monitor import SilentMonitor
 
     words = tokenizer()
     config = GPTConfig(words.vocab_size, 32, 1, 2, 16, block="post_norm")
     save_folder(tmp_path / "odd", config, GPT(config).state_dict(), words)
     said: list[str] = []
 
-    class RecordingMonitor(Silent):
+    class RecordingMonitor(SilentMonitor):
         def say(self, text: str) -> None:
             said.append(text)
 
@@ -131,13 +131,13 @@ def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(
 ) -> None:
     """At the first step of a run, from the ids of its own batch: HF's two classes on the weights of step
     0."""
-    from newleaf.train.display.monitor import Silent
+    from newleaf.train.display.monitor import SilentMonitor
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
 
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)]})
     values["train"] = values["train"] | {"steps": values.pop("steps")}
-    objective: Any = open_objective(read_config(values), Silent(), Ranks())
+    objective: Any = open_objective(read_config(values), SilentMonitor(), Ranks())
     network = objective.build().eval()
     batch = objective.batches((0, 1)).batch(0)
     part = batch.part(0, batch.rows, torch.device("cpu"))
@@ -233,7 +233,7 @@ def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
 def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path, tmp_path: Path) -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
-    from newleaf.train.display.monitor import Silent
+    from newleaf.train.display.monitor import SilentMonitor
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
 
@@ -250,7 +250,7 @@ def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path
         },
     )
     values["train"] = values["train"] | {"steps": values.pop("steps")}
-    objective: Any = open_objective(read_config(values), Silent(), Ranks())
+    objective: Any = open_objective(read_config(values), SilentMonitor(), Ranks())
     answers = [row.answer for row in objective.rows]
     weights = {row.answer: row.weight for row in objective.rows}
     assert [weights[0], weights[1]] == pytest.approx(

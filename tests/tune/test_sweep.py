@@ -17,12 +17,15 @@ from killed_runs import RecordingMonitor
 
 import newleaf
 from newleaf.errors import DivergedError
-from newleaf.train.objective.objective import Measure
-from newleaf.tune.learning_rate_sweep import AROUND, MOST_WIDER, Search
+from newleaf.train.objective.objective import SelectionMetric
+from newleaf.tune.learning_rate_sweep import AROUND, MAX_WIDENINGS, LearningRateSweep
 from newleaf.tune.start_finetuning import read_config
 
 RATE = 0.001  # the recipe's
-LOSS, ACCURACY = Measure("val_loss", "nats"), Measure("val_accuracy", "accuracy", higher_is_better=True)
+LOSS, ACCURACY = (
+    SelectionMetric("val_loss", "nats"),
+    SelectionMetric("val_accuracy", "accuracy", higher_is_better=True),
+)
 WANTED = {
     "task": "classify",
     "model": "base",
@@ -43,7 +46,7 @@ class Trials:
     """A search whose trials take a second each and reach what `score` says of their rate."""
 
     def __init__(
-        self, patch: pytest.MonkeyPatch, folder: Path, score: Score, measure: Measure = LOSS, seconds: float = math.inf,
+        self, patch: pytest.MonkeyPatch, folder: Path, score: Score, measure: SelectionMetric = LOSS, seconds: float = math.inf,
         length: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         clock, self.heard, self.lengths = Clock(), RecordingMonitor(), []
@@ -61,7 +64,7 @@ class Trials:
 
         patch.setattr("newleaf.train.run.begin", begin)
         config = read_config({**WANTED, "train": length or {"steps": 80}})
-        self.search = Search(config, folder, measure, self.heard, clock() + seconds, clock)
+        self.search = LearningRateSweep(config, folder, measure, self.heard, clock() + seconds, clock)
         self.best = self.search.run()
 
     def tried(self, number: int = 1) -> list[float]:
@@ -75,7 +78,11 @@ class Trials:
     [(2, []), (8, [16]), (16, [16, 32]), (32, [16, 32, 64]), (0.25, [0.125]), (0.125, [0.125, 0.0625])],
 )
 def test_a_sweep_goes_beyond_an_edge_until_the_best_rate_has_neighbours_on_both_sides(
-    best: float, beyond: list[float], measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    best: float,
+    beyond: list[float],
+    measure: SelectionMetric,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     made = Trials(monkeypatch, tmp_path, best_at(best, -1 if measure.higher_is_better else 1), measure)
     assert made.tried() == [*AROUND, *beyond]
@@ -96,7 +103,7 @@ def test_widening_stops_and_says_that_the_best_rate_is_at_the_edge(
 ) -> None:
     made = Trials(monkeypatch, tmp_path, best_at(best))
     assert made.tried() == [*AROUND, *factors]
-    assert len(factors) == MOST_WIDER
+    assert len(factors) == MAX_WIDENINGS
     assert made.best.factor == factors[-1]
     assert made.heard.about(
         "the best rate still stands at the edge of those tried; --optimizer.learning_rate begins elsewhere"

@@ -40,14 +40,14 @@ OPTIONS: dict[str, Any] = {
 
 def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path, tmp_path: Path) -> None:
     """The same weights, batches, AdamW and clipping, in fp32 without dropout."""
-    from newleaf.train.display.monitor import Silent
+    from newleaf.train.display.monitor import SilentMonitor
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
 
     run = newleaf.finetune(base, story, task="text", out=tmp_path / "run", steps=50, quiet=True, **OPTIONS)
     ours = [line["loss"] for line in run.metrics if "loss" in line]
     values = {name: value for name, value in run.config.items() if name != "record"}
-    batches = open_objective(read_config(values), Silent(), Ranks()).batches((0, 1))
+    batches = open_objective(read_config(values), SilentMonitor(), Ranks()).batches((0, 1))
     rows = []
     for step in range(50):
         batch: Any = batches.batch(step)

@@ -10,8 +10,8 @@ import pytest
 from base_models import make_base, opinions, write_rows
 
 import newleaf
-from newleaf.tune.terminal_summary import closing
-from newleaf.tune.tuning_diagnosis import verdict
+from newleaf.tune.terminal_summary import summary_text
+from newleaf.tune.tuning_diagnosis import describe_score
 
 ADAMW = {"kind": "adamw", "learning_rate": 0.001}
 LENGTH = {"finished": True, "steps": 120, "tokens_seen": 9000, "total_seconds": 12.0}
@@ -31,7 +31,7 @@ def said(summary: dict[str, Any], *metrics: dict[str, Any], **config: Any) -> st
         "optimizer": ADAMW,
         "train": {"epochs": 3},
     } | config
-    return "\n".join(verdict(Path("runs/reviews"), found, summary, list(metrics)))
+    return "\n".join(describe_score(Path("runs/reviews"), found, summary, list(metrics)))
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,12 @@ def test_the_command_ends_with_the_verdict_and_where_answers_are_few_with_their_
         optimizer=tiny,
         train={"threads": 1},
     )
-    text = closing(run.path, run.config, run.summary, run.metrics)
+    text = summary_text(run.path, run.config, run.summary, run.metrics)
     assert "note " in text
     assert "--sweep" in text
-    part = closing(run.path, run.config, run.summary | {"measured_on": {"rows": 2, "of": 4}}, run.metrics)
+    part = summary_text(
+        run.path, run.config, run.summary | {"measured_on": {"rows": 2, "of": 4}}, run.metrics
+    )
     assert "the same 2 of 4 held-out rows" in part
 
 
@@ -168,7 +170,7 @@ def test_a_classifiers_scores_stand_once_above_the_baselines_of_the_same_rows(tm
     base, rows = make_base(tmp_path / "base"), write_rows(tmp_path / "rows.jsonl", opinions())
     options: dict[str, Any] = {"task": "classify", "steps": 1, "quiet": True, "train": {"threads": 1}}
     run = newleaf.finetune(base, rows, out=tmp_path / "run", **options)
-    text = closing(run.path, run.config, run.summary, run.metrics)
+    text = summary_text(run.path, run.config, run.summary, run.metrics)
     assert [line.split()[:1] for line in text.splitlines()].count(["accuracy"]) == 1
     assert "this model" not in text
     assert "4 validation rows" in text
@@ -176,6 +178,6 @@ def test_a_classifiers_scores_stand_once_above_the_baselines_of_the_same_rows(tm
     assert "is \\ taken for" in text
     assert "1 step and" in text
     tested = newleaf.finetune(base, rows, out=tmp_path / "tested", data={"test": str(rows)}, **options)
-    text = closing(tested.path, tested.config, tested.summary, tested.metrics)
+    text = summary_text(tested.path, tested.config, tested.summary, tested.metrics)
     assert "40 test rows" in text
     assert "this model" in text

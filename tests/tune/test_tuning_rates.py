@@ -17,12 +17,12 @@ from newleaf.storage.convert_model import convert
 from newleaf.storage.pretrained_note import note_in_gguf, note_of
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.tune.base_model import open_base
-from newleaf.tune.hyperparameters import ENOUGH_STEPS, Usual, batch_size, optimizer, rates
-from newleaf.tune.pretraining_record import Origin, origin_of
+from newleaf.tune.hyperparameters import MIN_STEPS, TaskDefaults, batch_size, optimizer, rates
+from newleaf.tune.pretraining_record import PretrainingRecord, find_pretraining_record
 from newleaf.tune.start_finetuning import read_config
 from newleaf.tune.tune_config import TuneOptimizerConfig
 
-ANY = Usual(32)
+ANY = TaskDefaults(32)
 
 
 WORDS = (
@@ -119,7 +119,9 @@ def test_a_tuned_model_still_says_how_it_was_pretrained(tmp_path: Path) -> None:
     values = json.loads(note.read_text())
     values["newleaf"].pop("pretrained")
     note.write_text(json.dumps(values))
-    assert origin_of(tmp_path / "base/model", {}) == Origin("adamw", 0.004, noted["matrix_learning_rate"])
+    assert find_pretraining_record(tmp_path / "base/model", {}) == PretrainingRecord(
+        "adamw", 0.004, noted["matrix_learning_rate"]
+    )
 
 
 def test_every_way_of_writing_a_model_anew_hands_on_how_it_was_pretrained(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_every_way_of_writing_a_model_anew_hands_on_how_it_was_pretrained(tmp_pa
     )
     for name in (*names, "chat.gguf", "chat-saved.gguf"):
         config = read_config({"task": "classify", "model": str(tmp_path / name), "source": ["x"]})
-        assert open_base(config).origin == Origin("muon", 0.0429, 0.031), name
+        assert open_base(config).origin == PretrainingRecord("muon", 0.0429, 0.031), name
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ NOTES: list[object] = [
 
 @pytest.mark.parametrize("note", NOTES)
 def test_a_note_that_nobody_trained_with_is_no_origin(note: object) -> None:
-    assert Origin.read(note) is None
+    assert PretrainingRecord.read(note) is None
 
 
 def test_rates_of_unknown_bases_fall_with_width_and_are_gpt1s_at_gpt1s_width() -> None:
@@ -208,7 +210,7 @@ def test_rates_of_unknown_bases_fall_with_width_and_are_gpt1s_at_gpt1s_width() -
 
 
 def test_what_a_recipe_says_stays_and_a_rate_alone_is_adamws() -> None:
-    origin = Origin("muon", 0.006, 0.02)
+    origin = PretrainingRecord("muon", 0.006, 0.02)
     found = rates(160, origin, False, 100, ANY)
     assert optimizer(TuneOptimizerConfig(), found, False).kind == "muon"
     given = optimizer(TuneOptimizerConfig(learning_rate=0.003), found, False)
@@ -235,12 +237,12 @@ def test_few_rows_take_small_batches_that_processes_and_portions_share(
     assert size % processes == 0
     assert size % (micro or 1) == 0
     assert size <= 32
-    assert rows * epochs / size >= min(ENOUGH_STEPS, rows * epochs / 4 / processes / (micro or 1))
+    assert rows * epochs / size >= min(MIN_STEPS, rows * epochs / 4 / processes / (micro or 1))
     assert batch_size(ANY, TrainConfig(epochs=epochs, batch_size=7), rows, 20.0, processes) == 7
 
 
 def test_windows_of_a_short_context_make_larger_batches() -> None:
-    usual, train = Usual(4, batch_tokens=2048), TrainConfig(steps=1000)
+    usual, train = TaskDefaults(4, batch_tokens=2048), TrainConfig(steps=1000)
     assert [batch_size(usual, train, 10_000, window, 1) for window in (128, 512, 1024)] == [16, 4, 4]
 
 

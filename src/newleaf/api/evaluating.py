@@ -27,7 +27,7 @@ from newleaf.storage.hub import MODEL_FILES
 from newleaf.storage.model_folder import is_classifier, read_config
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
+from newleaf.train.display.monitor import Monitor, SilentMonitor, pick_monitor
 
 AnyModel = Model | str | Path
 
@@ -91,7 +91,7 @@ def evaluation(
             f"does not"
         )
     jobs = find_jobs(tasks, setting, labels[0])
-    shown = monitor or (Silent() if quiet else pick_monitor())
+    shown = monitor or (SilentMonitor() if quiet else pick_monitor())
     try:
         subject, *others = [_subject(*each, setting, how) for each, how in zip(models, openings)]
         other = others[0] if others else None

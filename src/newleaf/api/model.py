@@ -44,7 +44,7 @@ from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.load_tokenizer import no_tokenizer
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.tune.labels.text_classifier import Answer, Judged, LabelModel, Question
+from newleaf.tune.labels.text_classifier import Answer, Classification, LabelModel, Question
 
 
 class Model:
@@ -161,10 +161,10 @@ class Model:
         """Continue every prompt of a file, `batch` at a time, into JSON lines; returns how many now.
 
         A .txt file has one prompt a line; rows of .jsonl have a field `prompt`, and keep their others. A
-        second start continues after the last complete line; `overwrite` starts again. `on_progress` is called with
-        the number of prompts done and of all. Raises InputError, before anything is written, for a prompt
-        that does not fit, and for an `out` of other prompts, another model or other options, which the file beside
-        it (`out`.settings.json) names.
+        second start continues after the last complete line; `overwrite` starts again. `on_progress` is called
+        with the number of prompts done and of all. Raises InputError, before anything is written, for a
+        prompt that does not fit, and for an `out` of other prompts, another model or other options, which the
+        file beside it (`out`.settings.json) names.
         """
         refuse_logprobs(options, "generate_file")
         config = sampling_config(options)
@@ -256,7 +256,7 @@ class Model:
         questions = [texts] if isinstance(texts, str) else texts
         return [found.answer for found in self.classify_with_probabilities(questions)]
 
-    def classify_with_probabilities(self, texts: Sequence[Question]) -> list[Judged]:
+    def classify_with_probabilities(self, texts: Sequence[Question]) -> list[Classification]:
         """`classify` with the probability of each label (`answer`, `probabilities`, `cut`)."""
         if self.labels is None:
             raise InputError(
@@ -265,7 +265,7 @@ class Model:
             )
         return self.labels.judge(texts)
 
-    def judge(self, texts: Sequence[Question]) -> list[Judged]:
+    def judge(self, texts: Sequence[Question]) -> list[Classification]:
         """`classify_with_probabilities`, by its old name."""
         warn_deprecated("judge", "classify_with_probabilities")
         return self.classify_with_probabilities(texts)

@@ -9,9 +9,9 @@ from typing import Any
 
 from newleaf.api.run import Run
 from newleaf.errors import InputError
-from newleaf.machine import tiny_as_zero
+from newleaf.machine import flush_denormals
 from newleaf.recipe import build, merge, read_recipe, recipe_of
-from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
+from newleaf.train.display.monitor import Monitor, SilentMonitor, pick_monitor
 from newleaf.train.distributed.process_group import is_rank_zero
 from newleaf.train.objective.train_config import LENGTHS, PretrainConfig
 from newleaf.train.pretraining.start_pretraining import PRETRAINING
@@ -71,7 +71,7 @@ def finetune(
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
-    from newleaf.tune.learning_rate_sweep import swept as run_sweep
+    from newleaf.tune.learning_rate_sweep import sweep_learning_rate as run_sweep
     from newleaf.tune.start_finetuning import finetune as run_tuning
     from newleaf.tune.start_finetuning import read_config as read_tuning
 
@@ -141,9 +141,9 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
 
 
 def _watched(monitor: Monitor | None, quiet: bool, work: Callable[[Monitor], RunFolder]) -> Run:
-    shown = monitor or (Silent() if quiet or not is_rank_zero() else pick_monitor())
+    shown = monitor or (SilentMonitor() if quiet or not is_rank_zero() else pick_monitor())
     try:
-        with tiny_as_zero():
+        with flush_denormals():
             return Run(work(shown).path)
     finally:
         shown.close()

@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.tune.labels.text_classifier import Judged, Question
+    from newleaf.tune.labels.text_classifier import Classification, Question
 
 AT_ONCE = 512  # texts
 DATA = (
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show_number(question: Any, found: Judged, as_json: bool) -> None:
+def _show_number(question: Any, found: Classification, as_json: bool) -> None:
     """A regression's answer: the value as it is, without label and probability."""
     if as_json:
         print(

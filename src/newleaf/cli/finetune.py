@@ -112,7 +112,7 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 def closing_lines(run: object) -> str:
     """What a run came to, before and after, and what to do next."""
     from newleaf.api import Run
-    from newleaf.tune.terminal_summary import closing
+    from newleaf.tune.terminal_summary import summary_text
 
     assert isinstance(run, Run)
-    return closing(run.path, run.config, run.summary, run.metrics)
+    return summary_text(run.path, run.config, run.summary, run.metrics)

@@ -141,17 +141,17 @@ def _table(records: list[RunRecord], width: int, grouped: bool = False) -> Table
     from rich.table import Table
     from rich.text import Text
 
-    from newleaf.train.display.throughput import duration
-    from newleaf.train.runs.compare_runs import short
+    from newleaf.train.display.throughput import format_duration
+    from newleaf.train.runs.compare_runs import format_short
 
     columns: dict[str, tuple[int, Callable[[RunRecord], Text | str]]] = {
         "name": (0, lambda r: Text(printable(r.name))),
         "text": (116, lambda r: printable(r.text if len(r.text) <= 40 else r.text[:39] + "…")),
         "size": (100, lambda r: r.shape),
-        "parameters": (72, lambda r: short(r.parameters) if r.parameters is not None else ""),
+        "parameters": (72, lambda r: format_short(r.parameters) if r.parameters is not None else ""),
         "steps": (86, lambda r: f"{r.steps:,}"),
-        "tokens": (60, lambda r: short(r.tokens)),
-        "time": (50, lambda r: duration(r.seconds) if r.seconds is not None else ""),
+        "tokens": (60, lambda r: format_short(r.tokens)),
+        "time": (50, lambda r: format_duration(r.seconds) if r.seconds is not None else ""),
         "MFU": (108, lambda r: f"{100 * r.mfu:.0f} %" if r.mfu is not None else ""),
         "bits/byte": (0, lambda r: f"{r.val_bits_per_byte:.3f}" if r.val_bits_per_byte is not None else ""),
         "score": (64, lambda r: f"{r.score[0]} {r.score[1]:.3f}" if r.score is not None else ""),

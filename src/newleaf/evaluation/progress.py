@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from newleaf.train.display.monitor import Monitor
-from newleaf.train.display.throughput import duration
+from newleaf.train.display.throughput import format_duration
 
 
 class Shown:
@@ -22,6 +22,6 @@ class Shown:
         fresh = done - self._first
         left = (now - self._begun) / fresh * (total - done) if fresh else None
         text = f"{task}  {done:,} of {total:,}" + (
-            f"  {duration(left)} left" if left is not None and done < total else ""
+            f"  {format_duration(left)} left" if left is not None and done < total else ""
         )
         self.monitor.stage(text, done, total)

@@ -30,8 +30,8 @@ def load_gguf(
 ) -> ModelFolder:
     """Open a GGUF file, with `tokenizer` in place of its own.
 
-    Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32.
-    Where one in fewer bits is asked for, those that have no more bits already stay as they are.
+    Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes
+    fp32. Where one in fewer bits is asked for, those that have no more bits already stay as they are.
 
     Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf
     does not know.

@@ -21,7 +21,7 @@ from newleaf.kernels.matmul_speed import matmul_speed
 from newleaf.recipe import recipe_of
 from newleaf.storage.integrity import find_damage
 from newleaf.train.display.monitor import Monitor
-from newleaf.train.distributed.process_group import Ranks, joined, restarted
+from newleaf.train.distributed.process_group import Ranks, join_process_group, restarted
 from newleaf.train.distributed.sharding import Replicated
 from newleaf.train.loop.session import Session
 from newleaf.train.objective.objective import Objective
@@ -30,12 +30,20 @@ from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.runs.folder_lock import FolderLock, NoLock
 from newleaf.train.runs.read_only_folder import ReadOnlyRunFolder
 from newleaf.train.runs.run_folder import CONFIG, RunFolder
-from newleaf.train.runs.run_length import checked_lengths, extension_words, follows_clock, last_rate, longer
+from newleaf.train.runs.run_length import (
+    checked_lengths,
+    describe_extension,
+    follows_clock,
+    last_rate,
+    with_extension,
+)
 from newleaf.train.runs.trackers import Trackers, check_installed
 from newleaf.train.signals import Interrupt
 from newleaf.version import VERSION
 
-NOTHING_YET = "stopped before training began; nothing was left half done, and the same command starts again"
+STOPPED_EARLY_NOTE = (
+    "stopped before training began; nothing was left half done, and the same command starts again"
+)
 MEASURED = 0.1  # seconds of matrix products, to show progress against
 
 
@@ -51,7 +59,7 @@ Clock = Callable[[], float]  # seconds that go on evenly
 
 
 @dataclass(frozen=True)
-class Kind(Generic[C]):
+class RunKind(Generic[C]):
     """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and
     how its objective is opened.
 
@@ -65,7 +73,7 @@ class Kind(Generic[C]):
 
 
 def begin(
-    kind: Kind[C],
+    kind: RunKind[C],
     config: C,
     out: str | Path,
     monitor: Monitor,
@@ -78,11 +86,11 @@ def begin(
     `started` is the moment, by `clock`, from which `train.time` counts. Raises InputError for bad input,
     before the run folder is touched, and Stopped when asked to stop while there is nothing to save.
     """
-    with joined(clock) as ranks:
+    with join_process_group(clock) as ranks:
         folder = _folder(out, ranks)
-        if ranks.on_rank_zero(lambda: restarted() and _begun_by_us(folder, overwrite)):
+        if ranks.on_rank_zero(lambda: restarted() and _is_own_earlier_run(folder, overwrite)):
             return _resume(kind, folder, monitor, started, ranks)
-        with _guarded(folder, config.train, ranks) as (lock, interrupt):
+        with _locked(folder, config.train, ranks) as (lock, interrupt):
             if folder.is_run():
                 lock.acquire()
             ranks.on_rank_zero(lambda: folder.check_free(overwrite))
@@ -111,7 +119,7 @@ def _begin(
 
 
 def resume(
-    kind: Kind[C],
+    kind: RunKind[C],
     out: str | Path,
     monitor: Monitor,
     started: float,
@@ -124,12 +132,12 @@ def resume(
     One of `lengths` (steps, tokens or epochs in all, or more time) extends it, a finished run too. It may go
     on with another number of processes than it had.
     """
-    with joined(clock) as ranks:
+    with join_process_group(clock) as ranks:
         return _resume(kind, _folder(out, ranks), monitor, started, ranks, checked_lengths(lengths or {}))
 
 
 def _resume(
-    kind: Kind[C],
+    kind: RunKind[C],
     folder: RunFolder,
     monitor: Monitor,
     started: float,
@@ -143,8 +151,8 @@ def _resume(
         monitor.say(f"{folder.path}: this run is finished; --steps, --time, --tokens or --epochs extend it.")
         return folder
     config = _read(kind, values, folder)
-    with _guarded(folder, config.train, ranks) as (lock, interrupt):
-        ranks.on_rank_zero(lambda: _tidy(folder, lock, monitor, cut_short))
+    with _locked(folder, config.train, ranks) as (lock, interrupt):
+        ranks.on_rank_zero(lambda: _clean_up(folder, lock, monitor, cut_short))
         found = Checkpoints(folder.state, layout=Replicated(ranks)).newest(monitor.say)
         if finished and found is None:
             raise InputError(
@@ -169,27 +177,27 @@ def _resume(
         else:
             if lengths:
                 ranks.on_rank_zero(lambda: folder.extend(values))
-                monitor.say(extension_words(config.train))
+                monitor.say(describe_extension(config.train))
             session.restore(found)
         with _tracked(folder, values, session.state.step, monitor):
             session.train()
     return folder
 
 
-def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
+def _read(kind: RunKind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
     """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the
     file."""
     recipe = recipe_of(values)
     if follows_clock(values):
         recipe["train"] = recipe["train"] | {"replay": None}
-        recipe |= _same_text(recipe)
+        recipe |= _same_data(recipe)
     try:
         return kind.read(recipe)
     except InputError as error:
         raise InputError(f"{folder.path / CONFIG}: {error}") from None
 
 
-def _same_text(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _same_data(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` with what a run.yaml does not limit taken whole: its run took it so, and this
     machine may be slower by now."""
     data = recipe.get("data")
@@ -207,9 +215,9 @@ def _extended(
     folder: RunFolder, values: dict[str, Any], lengths: Mapping[str, Any], found: Checkpoint | None
 ) -> dict[str, Any]:
     if found is None:
-        return longer(values, lengths, 0, 0.0, 0.0)
+        return with_extension(values, lengths, 0, 0.0, 0.0)
     rate = last_rate(folder.lines(), found.step, found.values["health"]["rate_scale"])
-    return longer(values, lengths, found.step, found.values["total_seconds"], rate)
+    return with_extension(values, lengths, found.step, found.values["total_seconds"], rate)
 
 
 def _fingerprints(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -235,7 +243,9 @@ def is_finished(folder: RunFolder, monitor: Monitor) -> bool:
     return finished and trouble is None
 
 
-def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict[str, Any] | None) -> None:
+def _clean_up(
+    folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict[str, Any] | None
+) -> None:
     _acquire(lock, monitor)
     folder.sweep()
     if cut_short is not None:
@@ -250,7 +260,7 @@ def _folder(out: str | Path, ranks: Ranks) -> RunFolder:
     return RunFolder(out) if ranks.is_rank_zero else ReadOnlyRunFolder(out)
 
 
-def _begun_by_us(folder: RunFolder, overwrite: bool) -> bool:
+def _is_own_earlier_run(folder: RunFolder, overwrite: bool) -> bool:
     """Whether the run in the folder is of the processes before us, and not one that they were to replace."""
     if not folder.is_run():
         return False
@@ -283,11 +293,11 @@ def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Moni
 
 
 @contextmanager
-def _guarded(folder: RunFolder, train: TrainConfig, ranks: Ranks) -> Iterator[tuple[FolderLock, Interrupt]]:
+def _locked(folder: RunFolder, train: TrainConfig, ranks: Ranks) -> Iterator[tuple[FolderLock, Interrupt]]:
     """The folder's lock, not yet taken, and ears for signals; both are given back at the end."""
     lock = FolderLock(folder.path) if ranks.is_rank_zero else NoLock(folder.path)
     try:
-        with Interrupt(NOTHING_YET, train.preempt_signal) as interrupt:
+        with Interrupt(STOPPED_EARLY_NOTE, train.preempt_signal) as interrupt:
             yield lock, interrupt
     finally:
         lock.release()

@@ -12,12 +12,12 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 
 # Layers, width, heads of new models, smallest first.
-LADDER = (
+MODEL_SIZES = (
     (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7), (8, 512, 8),
     (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
 # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
-STARTING = 10.0
+STARTUP_SECONDS = 10.0
 # Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly
 # wait for other things.
 USEFUL_SHARE = 0.3
@@ -27,20 +27,20 @@ WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
 # Fewer steps learn more at higher rates, by a power of how many fewer they are; AdamW's, which are the
 # embedding's, also rise as the
 # network gets narrower. In multiples of the usual rates, which are the least.
-USUAL_STEPS, USUAL_WIDTH = 1200, 128
-ADAMW_RATE, ADAMW_POWER, MOST_ADAMW = 2.0, 0.5, 15.0
-MUON_POWER, MOST_MUON = 0.25, 2.0
+REFERENCE_STEPS, REFERENCE_WIDTH = 1200, 128
+ADAMW_RATE, ADAMW_POWER, MAX_ADAMW = 2.0, 0.5, 15.0
+MUON_POWER, MAX_MUON = 0.25, 2.0
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
-DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
+DROPOUT_PER_EPOCH, MAX_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
-READ_AT_MOST = 1.25  # times the text that the time is expected to be enough for
-ENCODED = 50_000  # bytes, for each second of the time: encoding these takes a fiftieth of it
+MAX_TEXT_FACTOR = 1.25  # times the text that the time is expected to be enough for
+ENCODED_BYTES_PER_SECOND = 50_000  # bytes, for each second of the time: encoding these takes a fiftieth of it
 # bytes that the tokenizer sees, for each second of the time: learning from them takes two to six hundredths
 # of it
-LEARNED_FROM = 40_000
-ALWAYS_LEARNED_FROM = 1_500_000
-VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
-ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text, where a minute is given
+TOKENIZER_BYTES_PER_SECOND = 40_000
+MIN_TOKENIZER_BYTES = 1_500_000
+VALIDATION_SHARE = 0.1  # of what is read: validating on it takes about a thirtieth of the time
+MIN_VALIDATION_BYTES = 1_000_000  # bytes of held-out text, where a minute is given
 STEP_TOKENS = 2048
 HEAD_DIM = 64
 
@@ -97,15 +97,19 @@ def choose_size(text_bytes: int, budget: Budget, size: str | None = None, charac
     many. `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the
     rest is chosen for it. Raises InputError for a size that is neither.
     """
-    used = text_bytes if budget.seconds is None else min(text_bytes, 3 * ENCODED * budget.seconds)
+    used = (
+        text_bytes
+        if budget.seconds is None
+        else min(text_bytes, 3 * ENCODED_BYTES_PER_SECOND * budget.seconds)
+    )
     usual = _vocabulary(used)
     vocabulary = max(usual, _power(characters)) if characters else usual
     (n_layer, n_embd, n_head), why = (
-        _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
+        _size_for_budget(text_bytes, budget, vocabulary) if size is None else (parse_size(size), "as asked")
     )
     tokens = _tokens(budget, _weights(n_layer, n_embd, vocabulary))
     epochs = tokens * BYTES_PER_TOKEN / max(1, text_bytes)
-    dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
+    dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MAX_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
     model = {
         "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "head_dim": n_embd // n_head,
@@ -141,19 +145,19 @@ def data_budget(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> D
     if budget.seconds is None:
         return None
     tokens = _tokens(budget, max(1, _weights(n_layer, n_embd, vocab_size)))
-    read = max(READ_AT_MOST * tokens * BYTES_PER_TOKEN, ENCODED * budget.seconds)
-    sample = max(LEARNED_FROM * budget.seconds, ALWAYS_LEARNED_FROM)
-    held_out = max(VALIDATED * read, ALWAYS_VALIDATED * min(1.0, budget.seconds / 60))
+    read = max(MAX_TEXT_FACTOR * tokens * BYTES_PER_TOKEN, ENCODED_BYTES_PER_SECOND * budget.seconds)
+    sample = max(TOKENIZER_BYTES_PER_SECOND * budget.seconds, MIN_TOKENIZER_BYTES)
+    held_out = max(VALIDATION_SHARE * read, MIN_VALIDATION_BYTES * min(1.0, budget.seconds / 60))
     return DataBudget(int(read), int(held_out), int(min(read, sample)))
 
 
-def rung_of(size: str) -> tuple[int, int, int]:
+def parse_size(size: str) -> tuple[int, int, int]:
     """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights. Raises
     InputError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size.strip().lower()):
         weights = float(match[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[match[2]]
         if weights > 0:
-            return _rung(weights)
+            return _nearest_size(weights)
     match = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", size.strip().lower())
     n_layer, n_embd = (int(match[1]), int(match[2])) if match else (0, 0)
     if not n_layer or not n_embd or n_embd % 2:
@@ -161,44 +165,44 @@ def rung_of(size: str) -> tuple[int, int, int]:
             f"size: {size!r} is neither layers × an even width, such as 6x384, nor a number of weights, "
             f"such as 2m"
         )
-    for rung in LADDER:
+    for rung in MODEL_SIZES:
         if rung[:2] == (n_layer, n_embd):
             return rung
     heads = max(1, round(n_embd / HEAD_DIM))
     return n_layer, n_embd, next(count for count in range(heads, 0, -1) if n_embd % (2 * count) == 0)
 
 
-def _rung(weights: float) -> tuple[int, int, int]:
+def _nearest_size(weights: float) -> tuple[int, int, int]:
     """The step of the ladder that comes nearest to so many weights in matrices."""
-    return min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / weights)))
+    return min(MODEL_SIZES, key=lambda rung: abs(math.log(_matrix_weights(rung[0], rung[1]) / weights)))
 
 
-def _chosen(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int, int, int], str]:
+def _size_for_budget(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int, int, int], str]:
     """The step of the ladder that the budget trains best, or the one that the text is enough for; and why."""
-    enough = _rung(WEIGHTS_PER_BYTE * text_bytes)
+    enough = _nearest_size(WEIGHTS_PER_BYTE * text_bytes)
     if budget.seconds is None:
         tokens = _tokens(budget, 0)
-        found, why = _rung(tokens / TOKENS_PER_WEIGHT), f"{tokens / 1e6:.2g} M tokens to read"
+        found, why = _nearest_size(tokens / TOKENS_PER_WEIGHT), f"{tokens / 1e6:.2g} M tokens to read"
     else:
         # Tokens are FLOPs / 6 (matrices + head), and TOKENS_PER_WEIGHT × matrices.
         product = _flops(budget) / (6 * TOKENS_PER_WEIGHT)
         found = min(
-            LADDER,
+            MODEL_SIZES,
             key=lambda rung: abs(
-                math.log(_matrices(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)
+                math.log(_matrix_weights(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)
             ),
         )
         why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
-    if _matrices(found[0], found[1]) > _matrices(enough[0], enough[1]):
+    if _matrix_weights(found[0], found[1]) > _matrix_weights(enough[0], enough[1]):
         return enough, f"{byte_size(text_bytes)} of text is enough for no more"
     return found, why
 
 
 def _rates(steps: float, n_embd: int) -> tuple[float, float]:
     """What AdamW's and Muon's usual rates are multiplied by."""
-    fewer = USUAL_STEPS / steps
-    adamw, muon = ADAMW_RATE * fewer**ADAMW_POWER * USUAL_WIDTH / n_embd, fewer**MUON_POWER
-    return round(min(max(1.0, adamw), MOST_ADAMW), 1), round(min(max(1.0, muon), MOST_MUON), 1)
+    fewer = REFERENCE_STEPS / steps
+    adamw, muon = ADAMW_RATE * fewer**ADAMW_POWER * REFERENCE_WIDTH / n_embd, fewer**MUON_POWER
+    return round(min(max(1.0, adamw), MAX_ADAMW), 1), round(min(max(1.0, muon), MAX_MUON), 1)
 
 
 def _tokens(budget: Budget, weights: int) -> float:
@@ -211,15 +215,15 @@ def _tokens(budget: Budget, weights: int) -> float:
 def _flops(budget: Budget) -> float:
     """What the clock leaves of them for training."""
     seconds = budget.seconds or 0.0
-    return USEFUL_SHARE * budget.matrix_speed * max(seconds / 2, seconds - STARTING)
+    return USEFUL_SHARE * budget.matrix_speed * max(seconds / 2, seconds - STARTUP_SECONDS)
 
 
 def _weights(n_layer: int, n_embd: int, vocabulary: int) -> int:
     """With the head's."""
-    return _matrices(n_layer, n_embd) + vocabulary * n_embd
+    return _matrix_weights(n_layer, n_embd) + vocabulary * n_embd
 
 
-def _matrices(n_layer: int, n_embd: int) -> int:
+def _matrix_weights(n_layer: int, n_embd: int) -> int:
     return n_layer * n_embd * (4 * n_embd + 3 * _inner(n_embd))
 
 

@@ -23,7 +23,7 @@ from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.model_folder import ModelFolder, is_classifier, load_folder, read_config
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.tune.pretraining_record import Origin, origin_of
+from newleaf.tune.pretraining_record import PretrainingRecord, find_pretraining_record
 from newleaf.tune.tune_config import TuneConfig
 
 SAMPLES = 64  # weights of each tensor that the fingerprint looks at
@@ -48,7 +48,7 @@ class Base:
     _waiting: GPT | None
     head: Head | None = None
     score: Tensor | None = None
-    origin: Origin | None = None  # how it was made, where that is known
+    origin: PretrainingRecord | None = None  # how it was made, where that is known
 
     def network(self) -> GPT:
         """The network, which is the caller's to change."""
@@ -96,7 +96,7 @@ def open_base(config: TuneConfig) -> Base:
         opened,
         first,
     )
-    base.origin = origin_of(path, folder.pretrained)
+    base.origin = find_pretraining_record(path, folder.pretrained)
     if not is_gguf(path) and is_classifier(read_config(path)):
         found = load_classifier(path, torch.float32)
         base.head, base.score = found.head, found.network.score.weight.detach()

@@ -11,21 +11,21 @@ from typing import Literal
 from newleaf.format_amounts import counted
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
-from newleaf.tune.pretraining_record import Origin
+from newleaf.tune.pretraining_record import PretrainingRecord
 from newleaf.tune.tune_config import TuneOptimizerConfig
 
 # AdamW for a base of which nothing is known but its width: GPT-1's rate for GPT-1's width (Radford et al.
 # 2018, section 4.1). Narrow
 # networks want more, by the square of how much narrower they are, wider ones less.
-WIDTH, ADAMW_RATE, NARROW_POWER, WIDE_POWER, MOST_ADAMW = 768, 6.25e-5, 2.0, 0.8, 0.01
+WIDTH, ADAMW_RATE, NARROW_POWER, WIDE_POWER, MAX_ADAMW = 768, 6.25e-5, 2.0, 0.8, 0.01
 # Adapters: about ten times the rate of whole networks at usual widths, and less steep (Schulman et al. 2025,
 # "LoRA Without Regret").
-LORA_WIDTH, LORA_RATE, LORA_POWER, MOST_LORA = 2000, 5e-4, 0.8, 0.01
+LORA_WIDTH, LORA_RATE, LORA_POWER, MAX_LORA = 2000, 5e-4, 0.8, 0.01
 # Rates of whole networks are for a run of so many steps; fewer want higher rates, as in pretraining, and
 # adapters do not.
-USUAL_STEPS, STEPS_POWER, MOST_FOR_FEW, LEAST_FOR_MANY = 100, 0.5, 3.0, 0.2
-ENOUGH_STEPS = 100  # a run of few rows takes smaller batches until it has so many steps
-FEWEST_ROWS = 4  # of a batch
+REFERENCE_STEPS, STEPS_POWER, MAX_FACTOR_FOR_FEW_STEPS, MIN_FACTOR_FOR_MANY_STEPS = 100, 0.5, 3.0, 0.2
+MIN_STEPS = 100  # a run of few rows takes smaller batches until it has so many steps
+MIN_ROWS = 4  # of a batch
 # of pretraining's usual rates, for an optimizer that the recipe asks for and the base was not made with
 OTHER = 0.5
 DECAY = 0.01  # of the weights; of none in an adapter, since it would pull B · A towards zero
@@ -33,7 +33,7 @@ BETA2 = {"muon": 0.95, "adamw": 0.999}
 
 
 @dataclass(frozen=True)
-class Usual:
+class TaskDefaults:
     """What a task usually takes. A batch has `batch_size` rows where there are enough of them or, where rows
     are windows that shrink with the context, as many as make `batch_tokens`. A base of which is known how it
     was made is tuned by the optimizer that made it, at `share` of its peak rates; for any other and for
@@ -55,19 +55,21 @@ class Rates:
     why: str
 
 
-def rates(n_embd: int, origin: Origin | None, lora: bool, steps: float, usual: Usual) -> Rates:
+def rates(
+    n_embd: int, origin: PretrainingRecord | None, lora: bool, steps: float, usual: TaskDefaults
+) -> Rates:
     """For a base of this width, tuned for about so many steps. `origin` is how it was made, where that is
     known."""
     plain = OptimizerConfig()
-    fewer = min((USUAL_STEPS / max(steps, 1.0)) ** STEPS_POWER, MOST_FOR_FEW)
+    fewer = min((REFERENCE_STEPS / max(steps, 1.0)) ** STEPS_POWER, MAX_FACTOR_FOR_FEW_STEPS)
     if origin is not None and not lora:
-        times = usual.share * max(fewer, LEAST_FOR_MANY)
+        times = usual.share * max(fewer, MIN_FACTOR_FOR_MANY_STEPS)
         adamw, muon = _round(times * origin.learning_rate), _round(times * origin.matrix_learning_rate)
         return Rates(
             origin.kind, adamw, muon, f"by what the base was trained with, for about {counted(steps, 'step')}"
         )
     power = LORA_POWER if lora else NARROW_POWER if n_embd < WIDTH else WIDE_POWER
-    rate, width, most = (LORA_RATE, LORA_WIDTH, MOST_LORA) if lora else (ADAMW_RATE, WIDTH, MOST_ADAMW)
+    rate, width, most = (LORA_RATE, LORA_WIDTH, MAX_LORA) if lora else (ADAMW_RATE, WIDTH, MAX_ADAMW)
     found = min(rate * (width / n_embd) ** power * (1.0 if lora else max(1.0, fewer)), most)
     why = (
         f"for an adapter over a network {n_embd} wide"
@@ -94,9 +96,9 @@ def optimizer(asked: TuneOptimizerConfig, found: Rates, lora: bool) -> TuneOptim
     return dataclasses.replace(asked, **(chosen | given))
 
 
-def batch_size(usual: Usual, train: TrainConfig, rows: int, window: float, processes: int) -> int:
+def batch_size(usual: TaskDefaults, train: TrainConfig, rows: int, window: float, processes: int) -> int:
     """Rows of a step: the recipe's, or the usual number, fewer where `rows` are so few that there would be
-    fewer than `ENOUGH_STEPS`.
+    fewer than `MIN_STEPS`.
 
     A multiple of the processes that share it and of `train.micro_batch_size`.
     """
@@ -104,7 +106,7 @@ def batch_size(usual: Usual, train: TrainConfig, rows: int, window: float, proce
         return train.batch_size
     most = max(usual.batch_size, int(usual.batch_tokens / max(window, 1.0)))
     if train.epochs is not None:
-        most = min(most, max(FEWEST_ROWS, int(rows * train.epochs / ENOUGH_STEPS)))
+        most = min(most, max(MIN_ROWS, int(rows * train.epochs / MIN_STEPS)))
     unit = math.lcm(processes, train.micro_batch_size or 1)
     return max(unit, min(most, rows) // unit * unit)
 

@@ -19,14 +19,14 @@ from newleaf.storage.atomic_write import write_json
 from newleaf.train import run
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks, torchrun_size
-from newleaf.train.objective.objective import Measure
+from newleaf.train.objective.objective import SelectionMetric
 from newleaf.train.runs.run_folder import RunFolder
 from newleaf.tune.start_finetuning import TUNING, checked, open_objective
 from newleaf.tune.tune_config import TuneConfig
 
 # times the recipe's rate; should time run out, those nearest to it were tried
 AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)
-MOST_WIDER = 3  # rates further out, while the best is the outermost
+MAX_WIDENINGS = 3  # rates further out, while the best is the outermost
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the run's length, one for each round
 TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run itself has the rest
 
@@ -42,7 +42,7 @@ class Trial:
     score: float | None
 
 
-def swept(
+def sweep_learning_rate(
     config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False
 ) -> RunFolder:
     """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says
@@ -60,10 +60,12 @@ def swept(
     config = checked(config, monitor)
     time_limit = seconds(config.train.time) if config.train.time is not None else math.inf
     # which settles the rates that the recipe leaves open
-    objective = open_objective(config, Muted(monitor), Ranks())
+    objective = open_objective(config, TrialMonitor(monitor), Ranks())
     config, measure = objective.config, objective.measure
     del objective  # and the network with it
-    search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
+    search = LearningRateSweep(
+        config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit
+    )
     best = search.run()
     if best.score is None:
         raise DivergedError(
@@ -87,12 +89,12 @@ def swept(
 
 
 @dataclass
-class Search:
+class LearningRateSweep:
     """Trials under way. No trial is begun that is not likely to end before the `deadline` of this `clock`."""
 
     config: TuneConfig
     place: Path
-    measure: Measure
+    measure: SelectionMetric
     monitor: Monitor
     deadline: float
     clock: Callable[[], float] = time.monotonic
@@ -106,7 +108,7 @@ class Search:
         for number, share in enumerate(SHARES, 1):
             found = self._round(number, share, factors)
             if number == 1 and len(found) == len(factors):
-                found = self._widened(found)
+                found = self._widen(found)
             if len(found) < len(factors):
                 self.monitor.say(
                     f"Sweep: no time for more than {counted(len(self.trials), 'trial')}; a longer --time "
@@ -138,7 +140,7 @@ class Search:
                 TUNING,
                 config,
                 self.place / f"round-{number}-rate-{rate:.3g}",
-                Muted(self.monitor),
+                TrialMonitor(self.monitor),
                 self.clock(),
             )
             trial = Trial(number, factor, rate, _score(folder, self.measure))
@@ -151,10 +153,10 @@ class Search:
         self.monitor.say(f"Sweep {number} of {len(SHARES)}: rate {rate:.3g} → {reached}")
         return trial
 
-    def _widened(self, found: list[Trial]) -> list[Trial]:
+    def _widen(self, found: list[Trial]) -> list[Trial]:
         """The first round with rates further out, as long as the best is the lowest or the highest of them;
-        `MOST_WIDER` more at most."""
-        for _ in range(MOST_WIDER):
+        `MAX_WIDENINGS` more at most."""
+        for _ in range(MAX_WIDENINGS):
             outermost = self._outermost(found)
             if outermost is None:
                 return found
@@ -205,7 +207,7 @@ def _folder(out: Path) -> Path:
     return place
 
 
-def _score(folder: RunFolder, measure: Measure) -> float:
+def _score(folder: RunFolder, measure: SelectionMetric) -> float:
     """What a trial reached; its checkpoints are not needed any more."""
     summary = folder.read_summary() or {}
     if not summary.get("finished"):
@@ -251,7 +253,7 @@ def quiet_trial(config: TuneConfig) -> TuneConfig:
     return dataclasses.replace(config, label=dataclasses.replace(label, baselines=False))  # type: ignore[call-arg]
 
 
-class Muted:
+class TrialMonitor:
     """A monitor that shows the steps of a trial and says nothing of it."""
 
     def __init__(self, shown: Monitor) -> None:

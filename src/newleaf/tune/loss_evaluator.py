@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Batch, Figures, Term, Written
+from newleaf.train.objective.objective import Batch, SampledText, Term, ValidationMetrics
 
 Losses = Callable[[nn.Module, Any], Sequence[Tensor]]
 
@@ -50,7 +50,7 @@ class LossEvaluator:
         self.at_once, self.check_stop, self.ranks = max(1, at_once), check_stop, ranks
         self.all_rows = len(held_out)
 
-    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """The loss over this many rows, evenly spaced, or over all."""
         numbers = evenly(self.all_rows, rows)
         chunks = [numbers[start : start + self.at_once] for start in range(0, len(numbers), self.at_once)]
@@ -82,9 +82,9 @@ class LossEvaluator:
         """The same each time, so that samples can be compared."""
         return self.prompts
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         """This task writes nothing."""
-        return Written("", writes=False)
+        return SampledText("", writes=False)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """Nothing beside the figures."""

@@ -13,11 +13,11 @@ from newleaf.errors import InputError
 from newleaf.storage.pretrained_note import NOTE_KEY, Note
 from newleaf.train.runs.run_folder import RunFolder
 
-MOST_RATE = 1.0  # what is above was written by nobody who trained a model with it
+MAX_RATE = 1.0  # what is above was written by nobody who trained a model with it
 
 
 @dataclass(frozen=True)
-class Origin:
+class PretrainingRecord:
     """The optimizer, AdamW's peak rate (with Muon: the embedding's) and Muon's."""
 
     kind: Literal["muon", "adamw"]
@@ -25,22 +25,22 @@ class Origin:
     matrix_learning_rate: float
 
     @classmethod
-    def read(cls, values: object) -> Origin | None:
+    def read(cls, values: object) -> PretrainingRecord | None:
         """From a section of a recipe or a note; None where it is no such thing."""
         if not isinstance(values, Mapping) or values.get("kind") not in ("muon", "adamw"):
             return None
         found = [values.get(name) for name in ("learning_rate", "matrix_learning_rate")]
         if not all(
-            isinstance(rate, int | float) and math.isfinite(rate) and 0 < rate <= MOST_RATE for rate in found
+            isinstance(rate, int | float) and math.isfinite(rate) and 0 < rate <= MAX_RATE for rate in found
         ):
             return None
         return cls(values["kind"], *map(float, found))  # type: ignore[arg-type]
 
 
-def origin_of(path: Path, noted: Note) -> Origin | None:
+def find_pretraining_record(path: Path, noted: Note) -> PretrainingRecord | None:
     """Of the model `path`: what its files have `noted`, or the run.yaml of the pretraining run that it lies
     in."""
-    if (found := Origin.read(noted.get(NOTE_KEY))) is not None or not path.is_dir():
+    if (found := PretrainingRecord.read(noted.get(NOTE_KEY))) is not None or not path.is_dir():
         return found
     run = RunFolder(path.parent)
     if run.model != path or not run.is_run():
@@ -49,9 +49,9 @@ def origin_of(path: Path, noted: Note) -> Origin | None:
         values = run.read_config()
     except InputError:
         return None
-    return Origin.read(values.get("optimizer")) if "task" not in values else None
+    return PretrainingRecord.read(values.get("optimizer")) if "task" not in values else None
 
 
-def notes(origin: Origin | None) -> dict[str, Any]:
+def notes(origin: PretrainingRecord | None) -> dict[str, Any]:
     """What a model folder says of it."""
     return {} if origin is None else {NOTE_KEY: vars(origin)}

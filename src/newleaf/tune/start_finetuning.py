@@ -15,7 +15,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.objective import Objective
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
-from newleaf.train.pretraining.prepare_pretraining import settled, timed_budget
+from newleaf.train.pretraining.prepare_pretraining import resolve_machine_options, timed_budget
 from newleaf.train.runs.run_folder import RunFolder
 from newleaf.train.sizing import USEFUL_SHARE
 from newleaf.tune import hyperparameters
@@ -74,11 +74,13 @@ def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Object
     """The objective of a recipe: base and data, opened and checked. Raises InputError."""
     task: Task = task_named(config.task)
     # Measured by one process: two measurements may differ.
-    precision = ranks.on_rank_zero(lambda: {"precision": settled(config.train).precision})["precision"]
+    precision = ranks.on_rank_zero(lambda: {"precision": resolve_machine_options(config.train).precision})[
+        "precision"
+    ]
 
     def opened() -> Objective:
         ready = dataclasses.replace(
-            config, train=settled(dataclasses.replace(config.train, precision=precision))
+            config, train=resolve_machine_options(dataclasses.replace(config.train, precision=precision))
         )
         base = open_base(ready)
         if base.head is not None and not issubclass(task.config, LabelTaskConfig):
@@ -87,10 +89,10 @@ def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Object
                 f"begins from a language model"
             )
         objective: Any = _opened(task, ready, base, monitor, ranks)
-        objective.config = settle(objective, task.usual, base, monitor, ranks.size)
+        objective.config = resolve_hyperparameters(objective, task.usual, base, monitor, ranks.size)
         return with_adapter(objective, base, ready)
 
-    return ranks.in_turn(opened)
+    return ranks.rank_zero_first(opened)
 
 
 def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
@@ -103,8 +105,8 @@ def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks:
         raise
 
 
-def settle(
-    objective: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int
+def resolve_hyperparameters(
+    objective: Any, usual: hyperparameters.TaskDefaults, base: Base, monitor: Monitor, processes: int
 ) -> TuneConfig:
     """The configuration of an opened objective with the optimizer, rates and batch size that its recipe
     leaves open."""
@@ -141,4 +143,4 @@ def _steps(objective: Any, batch_size: int) -> float:
     return float(train.steps or (train.epochs or 1) * objective.row_count / batch_size)
 
 
-TUNING = run.Kind(read=read_config, check=checked, open=open_objective)
+TUNING = run.RunKind(read=read_config, check=checked, open=open_objective)

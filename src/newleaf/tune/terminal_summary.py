@@ -11,7 +11,7 @@ from typing import Any
 from newleaf.format_amounts import counted
 from newleaf.text.terminal_text import printable
 from newleaf.tune.labels.classification_report import REPORT, report_lines
-from newleaf.tune.tuning_diagnosis import verdict
+from newleaf.tune.tuning_diagnosis import describe_score
 
 SHOWN = 3  # samples
 WIDTH = 100  # characters of each
@@ -25,7 +25,7 @@ NEXT = {
 }
 
 
-def closing(
+def summary_text(
     path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> str:
     """All of it, as lines."""
@@ -36,7 +36,7 @@ def closing(
     lines += _table(summary, metrics)
     lines += _report(path)
     lines += _samples(metrics)
-    lines += verdict(path, config, summary, metrics)
+    lines += describe_score(path, config, summary, metrics)
     if not summary["finished"]:
         lines.append(f"  go on with it   newleaf finetune --resume {path}")
     use = NEXT.get(str(config.get("task")), "newleaf generate {path}").format(path=path)

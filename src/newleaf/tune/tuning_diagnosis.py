@@ -12,9 +12,9 @@ from newleaf.format_amounts import counted
 from newleaf.train.runs.run_diagnosis import (
     FALLING,
     ValidationCurve,
-    enough_time,
+    advised_time,
     out_of_time,
-    validation_curve_of,
+    validation_curve,
 )
 
 BARELY = 0.01  # of the loss before: a fall by less is no learning
@@ -36,20 +36,20 @@ MEANING = {
 Values = Mapping[str, Any]
 
 
-def verdict(path: Path, config: Values, summary: Values, metrics: Sequence[Values]) -> list[str]:
+def describe_score(path: Path, config: Values, summary: Values, metrics: Sequence[Values]) -> list[str]:
     """Lines for the end of a run, each with a name; the last is a command where there is something to try."""
     key = next((name for name in summary if name.startswith("val_")), None)
     if key is None:
         return []
     before = next((line for line in metrics if line["step"] == 0 and key in line), {})
-    lines = [("the figure", meaning(key, summary, before)), ("beside it", beside(key, summary))]
-    wrong, short = what_is_wrong(key, summary, before), out_of_time(config, summary)
+    lines = [("the figure", meaning(key, summary, before)), ("beside it", describe_baselines(key, summary))]
+    wrong, short = find_problem(key, summary, before), out_of_time(config, summary)
     if short is not None:
         lines.append(("note", short))
     elif wrong is not None:
-        lines += [("note", wrong), ("try", what_to_try(config, summary))]
+        lines += [("note", wrong), ("try", suggest_remedy(config, summary))]
     elif summary.get("finished"):
-        lines.append(("what helps", PERFECT if _perfect(key, summary) else what_helps(key, metrics)))
+        lines.append(("what helps", PERFECT if _perfect(key, summary) else suggest_improvement(key, metrics)))
     if summary.get("finished") and (short or wrong or not _perfect(key, summary)):
         again = wrong is not None and short is None
         lines.append(("make it better", command(path, config, summary, again, _overfit_after(key, metrics))))
@@ -64,7 +64,7 @@ def meaning(key: str, summary: Values, before: Values) -> str:
     return f"{score:.3f} {MEANING.get(key, other)}{then}"
 
 
-def beside(key: str, summary: Values) -> str | None:
+def describe_baselines(key: str, summary: Values) -> str | None:
     """The baselines by the same score on the same rows; the model's own too where the report is on other rows
     than the figure."""
     name = _score(key, summary)
@@ -80,7 +80,7 @@ def beside(key: str, summary: Values) -> str | None:
     return f"{name.replace('_', '-')} on {rows}: {report[name]:.3f}; {others}"
 
 
-def what_is_wrong(key: str, summary: Values, before: Values) -> str | None:
+def find_problem(key: str, summary: Values, before: Values) -> str | None:
     """That it learned nothing, or less than something simple does; None where it did."""
     name = _score(key, summary)
     if name is not None:
@@ -100,7 +100,7 @@ def what_is_wrong(key: str, summary: Values, before: Values) -> str | None:
     return None
 
 
-def what_to_try(config: Values, summary: Values) -> str:
+def suggest_remedy(config: Values, summary: Values) -> str:
     """What most often helps a run that learned too little."""
     steps = int(summary.get("steps", 0))
     few = (
@@ -120,7 +120,7 @@ def higher_rates(config: Values) -> str:
     return f"--optimizer.kind muon {rate} --optimizer.matrix_learning_rate {3 * float(peak.get('matrix_learning_rate') or 0):.2g}"
 
 
-def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
+def suggest_improvement(key: str, metrics: Sequence[Values]) -> str | None:
     """By the validations on the way: more rows where it began to overfit, longer where it still got
     better."""
     looks = _validations(key, metrics)
@@ -138,7 +138,7 @@ def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
 
 
 def _validations(key: str, metrics: Sequence[Values]) -> ValidationCurve | None:
-    return validation_curve_of(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
+    return validation_curve(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
 
 
 def _overfit_after(key: str, metrics: Sequence[Values]) -> int | None:
@@ -159,7 +159,7 @@ def command(
     train = config.get("train") or {}
     if not again and overfit_after is None:
         longer = (
-            f"--time {enough_time(config, summary)}"
+            f"--time {advised_time(config, summary)}"
             if train.get("time")
             else f"--steps {2 * int(summary['steps'])}"
         )

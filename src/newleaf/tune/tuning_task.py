@@ -14,7 +14,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.objective import Objective
 from newleaf.tune.base_model import Base
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.task_names import TASKS
 from newleaf.tune.tune_config import TuneConfig
 
@@ -37,7 +37,7 @@ class Task:
     config: type[TuneConfig]
     open: Callable[[Any, Base, Monitor, Ranks], Objective]
     defaults: Mapping[str, Any]
-    usual: Usual
+    usual: TaskDefaults
     epochs: float = 3.0
 
 

@@ -1,5 +1,5 @@
-"""Calls of tools as clients get them: in each format of chat templates, whatever their arguments hold, whole or
-not at all."""
+"""Calls of tools as clients get them: in each format of chat templates, whatever their arguments hold, whole
+or not at all."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from fake_clocks import Clock, Machine
 import newleaf
 from newleaf.model import GPTConfig
 from newleaf.model.count import training_flops
-from newleaf.train.display.monitor import Lines, Live, Silent
-from newleaf.train.display.notebook import Notebook
-from newleaf.train.display.throughput import Rate, packed
+from newleaf.train.display.monitor import LineMonitor, LiveMonitor, SilentMonitor
+from newleaf.train.display.notebook import NotebookMonitor
+from newleaf.train.display.throughput import Throughput, wrap_facts
 from newleaf.train.objective.training_step import Step
 
 
@@ -25,7 +25,7 @@ def steps(count: int = 5) -> list[Step]:
 
 def test_plain_lines_say_speed_share_of_the_machine_and_time_left() -> None:
     out = io.StringIO()
-    lines = Lines(out)
+    lines = LineMonitor(out)
     lines.machine(flops_per_token=1e6, matrix_speed=8e9)  # 8,000 tokens a second at most
     for step in steps():
         lines.next_line = 0.0
@@ -37,7 +37,7 @@ def test_plain_lines_say_speed_share_of_the_machine_and_time_left() -> None:
 
 def test_without_a_measurement_there_is_no_share_and_after_one_step_no_speed() -> None:
     out = io.StringIO()
-    lines = Lines(out)
+    lines = LineMonitor(out)
     lines.step(steps()[0], None)
     assert out.getvalue() == "step 1    1 %  loss 3.250\n"
     lines.next_line = 0.0
@@ -49,7 +49,7 @@ def test_without_a_measurement_there_is_no_share_and_after_one_step_no_speed() -
 def test_the_live_display_shows_everything_within_the_terminals_width(width: int) -> None:
     from rich.console import Console
 
-    live = Live()
+    live = LiveMonitor()
     live.live.stop()
     live.console = Console(file=io.StringIO(), width=width)
     live.machine(flops_per_token=1e6, matrix_speed=8e9)
@@ -79,17 +79,17 @@ def test_the_live_display_shows_everything_within_the_terminals_width(width: int
 
 def test_facts_are_packed_without_breaking_any() -> None:
     facts = ["11,200 tokens/s", "MFU 31 %", "1:20 left", "validation 2.125 bits per byte"]
-    assert packed(facts, 200) == ["  ·  ".join(facts)]
-    assert packed(facts, 40) == [
+    assert wrap_facts(facts, 200) == ["  ·  ".join(facts)]
+    assert wrap_facts(facts, 40) == [
         "11,200 tokens/s  ·  MFU 31 %",
         "1:20 left",
         "validation 2.125 bits per byte",
     ]
-    assert packed(facts, 5) == facts
-    assert packed([], 40) == []
+    assert wrap_facts(facts, 5) == facts
+    assert wrap_facts([], 40) == []
 
 
-class Listener(Silent):
+class Listener(SilentMonitor):
     """Remembers the samples, and what it was told of the machine."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ def test_samples_of_a_timed_run_cost_two_hundredths_of_it_and_the_last_has_half_
 
 def test_no_speed_is_negative_or_endless_whatever_a_clock_does() -> None:
     """A sweep's next trial begins at token 0, and a coarse clock stands still for a step or two."""
-    rate = Rate()
+    rate = Throughput()
     for step in (
         Step(1, 3.0, 1.0, 1.0, 50_000, 9.0, 0.9),
         Step(2, 3.0, 1.0, 1.0, 60_000, 9.5, 1.0),
@@ -146,7 +146,7 @@ def test_no_speed_is_negative_or_endless_whatever_a_clock_does() -> None:
     assert rate.facts() == []
     rate.add(Step(2, 3.0, 1.0, 1.0, 2000, 1.0, 0.2))
     assert rate.facts() == ["2,000 tokens/s"]
-    still = Rate()
+    still = Throughput()
     for number in (1, 2, 3):
         still.add(Step(number, 3.0, 1.0, 1.0, 1000 * number, 0.0, 0.1))
     assert still.facts() == []
@@ -154,7 +154,7 @@ def test_no_speed_is_negative_or_endless_whatever_a_clock_does() -> None:
 
 def test_the_notebooks_display_is_updated_and_has_both_curves() -> None:
     now = [0.0]
-    shown = Notebook(clock=lambda: now[0])
+    shown = NotebookMonitor(clock=lambda: now[0])
     for step in steps(40):
         now[0] += 0.25
         shown.losses.append((step.number, step.loss))

@@ -15,7 +15,7 @@ import newleaf
 from newleaf.data.batches import Batch
 from newleaf.model import GPT, GPTConfig
 from newleaf.train.loop.loop import Loop
-from newleaf.train.loop.micro_batch import fitting_micro_batch, free_memory, measured_step
+from newleaf.train.loop.micro_batch import free_memory, largest_micro_batch, measure_step_memory
 
 GB = 10**9
 
@@ -27,7 +27,7 @@ def test_the_memory_of_a_measured_step_is_what_pytorch_itself_counts() -> None:
     network = GPT(GPTConfig(300, 256, 2, 2, 64))
     ids = torch.randint(300, (9, 257))
     batch = Batch(ids[:, :256], ids[:, 1:].contiguous())
-    fixed, window = measured_step(network, batch)
+    fixed, window = measure_step_memory(network, batch)
     assert all(weight.grad is None for weight in network.parameters())
     for rows in (4, 8):
         assert fixed + rows * window == pytest.approx(profiled(network, batch, rows), rel=0.1)
@@ -49,9 +49,9 @@ def profiled(network: GPT, batch: Batch, rows: int) -> int:
 
 
 def test_the_most_windows_that_fit_and_divide_the_batch_are_taken() -> None:
-    assert fitting_micro_batch(12, fixed=1 * GB, window=1 * GB, room=6.5 * GB) == 4
-    assert fitting_micro_batch(12, fixed=1 * GB, window=1 * GB, room=99 * GB) == 12
-    assert fitting_micro_batch(12, fixed=9 * GB, window=1 * GB, room=5 * GB) == 1
+    assert largest_micro_batch(12, fixed=1 * GB, window=1 * GB, room=6.5 * GB) == 4
+    assert largest_micro_batch(12, fixed=1 * GB, window=1 * GB, room=99 * GB) == 12
+    assert largest_micro_batch(12, fixed=9 * GB, window=1 * GB, room=5 * GB) == 1
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -92,7 +92,7 @@ def test_a_run_in_little_memory_takes_smaller_portions_records_them_and_resumes_
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **options(**fp32))
     heard = RecordingMonitor()
     with monkeypatch.context() as patch:
-        patch.setattr(micro_batch, "measured_step", lambda network, batch, losses: (0, 10 * GB))
+        patch.setattr(micro_batch, "measure_step_memory", lambda network, batch, losses: (0, 10 * GB))
         patch.setattr(micro_batch, "free_memory", lambda device: 30 * GB)  # of which 0.7 are taken
         patch.setattr(session.Session, "stop_requested", lambda self: self.state.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(**fp32))

@@ -52,7 +52,8 @@ def test_going_back_keeps_the_time_that_was_spent_and_the_best_model() -> None:
 def test_a_run_resumes_bit_for_bit_from_the_checkpoint_of_an_older_release(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made by hand: all values that such a checkpoint has, under the keys they had, and none that came later."""
+    """Made by hand: all values that such a checkpoint has, under the keys they had, and none that came
+    later."""
     finish(book, tmp_path / "uninterrupted", OPTIONS)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 15)

@@ -14,9 +14,9 @@ from fake_clocks import Clock, Machine
 from killed_runs import RecordingMonitor
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.samples import MOST_LAST, READABLE, SHARE, Samples
-from newleaf.train.objective.objective import Written
-from newleaf.train.objective.schedule import ClockSchedule, Shape
+from newleaf.train.loop.samples import MAX_LAST_SHARE, MIN_READABLE_CHARACTERS, SHARE, Samples
+from newleaf.train.objective.objective import SampledText
+from newleaf.train.objective.schedule import ClockSchedule, ScheduleShape
 
 
 @dataclass
@@ -33,14 +33,14 @@ class Writer:
         self.checks.append(check)
         return self.prompts
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         text, begin = "", self.clock()
         while len(text) < self.length:
             self.clock.advance(self.pace)
             text += "x"
             if self.clock() - begin > seconds:
-                return Written(text, cut=True)
-        return Written(text)
+                return SampledText(text, cut=True)
+        return SampledText(text)
 
 
 def samples(
@@ -50,7 +50,7 @@ def samples(
     writer = Writer(clock, pace, length)
     anything: Any = writer
     return (
-        Samples(anything, Ranks(clock), ClockSchedule(seconds, Shape(), 0.0, clock), heard),
+        Samples(anything, Ranks(clock), ClockSchedule(seconds, ScheduleShape(), 0.0, clock), heard),
         clock,
         heard,
         writer,
@@ -63,13 +63,13 @@ def test_a_sample_can_be_read_or_is_left_out_with_a_word(pace: float) -> None:
     begin, count = clock(), 0
     for step in range(0, 100, 10):
         found = taker.take(step)
-        assert all(len(text) >= READABLE for _, text in found)
+        assert all(len(text) >= MIN_READABLE_CHARACTERS for _, text in found)
         assert found or step or heard.about("Step 0: no sample is shown, since a readable one takes about")
         count += len(found)
         clock.now = begin + 6 * (step // 10 + 1)
     last = taker.take(100)
-    assert all(len(text) >= READABLE for _, text in last)
-    assert bool(last) == (2 * READABLE * pace <= max(SHARE / 2, MOST_LAST) * 60)
+    assert all(len(text) >= MIN_READABLE_CHARACTERS for _, text in last)
+    assert bool(last) == (2 * MIN_READABLE_CHARACTERS * pace <= max(SHARE / 2, MAX_LAST_SHARE) * 60)
     assert bool(last) != bool(heard.about("Step 100: no sample is shown"))
     assert len(heard.said) <= 2
 
@@ -83,7 +83,7 @@ def test_time_for_the_last_samples_is_kept_by_how_long_a_readable_text_takes() -
     assert taker.reserve() == pytest.approx(2 * 32 * 0.03, rel=0.2)
     slow, *_ = samples(0.2)
     slow.take(0)
-    assert slow.reserve() == MOST_LAST * 60
+    assert slow.reserve() == MAX_LAST_SHARE * 60
 
 
 def test_a_short_answer_that_is_whole_is_shown() -> None:
@@ -130,22 +130,26 @@ def test_a_timed_run_shows_no_sample_of_a_token_or_two(
     )
     assert clock() - begin <= 30.5 + 2 * piece
     texts = [line["sample"] for line in run.metrics if "sample" in line]
-    assert all(len(text) >= READABLE for text in texts)
+    assert all(len(text) >= MIN_READABLE_CHARACTERS for text in texts)
     assert bool(texts) == (piece < 0.1) != bool(heard.about("no sample is shown"))
 
 
 def test_a_classifier_shows_other_held_out_rows_each_time_until_all_were_shown() -> None:
-    from newleaf.tune.labels.label_evaluator import Held, LabelEvaluator
+    from newleaf.tune.labels.label_evaluator import HeldOutRows, LabelEvaluator
     from newleaf.tune.labels.label_rows import Example
 
     rows = [Example(f"rows.jsonl:{n}", (f"text {n}",), ("good" if n < 15 else "bad",)) for n in range(30)]
     anything: Any = SimpleNamespace()
-    shown = LabelEvaluator(anything, anything, 0, Held([anything] * 30, rows), None, {}, anything).prompts_at
+    shown = LabelEvaluator(
+        anything, anything, 0, HeldOutRows([anything] * 30, rows), None, {}, anything
+    ).prompts_at
     found = [text for check in range(10) for text in shown(check)]
     assert sorted(found) == sorted(f"text {n}" for n in range(30))
     assert shown(10) == shown(0)
     assert not all(int(text.split()[1]) < 15 for check in range(2) for text in shown(check)), (
         "a sorted file shows both labels"
     )
-    few = LabelEvaluator(anything, anything, 0, Held([anything] * 2, rows[:2]), None, {}, anything).prompts_at
+    few = LabelEvaluator(
+        anything, anything, 0, HeldOutRows([anything] * 2, rows[:2]), None, {}, anything
+    ).prompts_at
     assert set(few(0)) == set(few(1)) == {"text 0", "text 1"}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from clocked_objective import Clock, ClockedObjective, run
 
-from newleaf.train.loop.validation import EXIT_SECONDS, PLOTTED
-from newleaf.train.objective.schedule import ClockSchedule, Shape
+from newleaf.train.loop.validation import EXIT_SECONDS, FIRST_PLOT_SECONDS
+from newleaf.train.objective.schedule import ClockSchedule, ScheduleShape
 
 LOOKS: list[dict[str, Any]] = [
     {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.001, "held_out": 100},  # all can be seen
@@ -69,7 +69,7 @@ def test_a_clock_schedule_takes_each_step_at_the_rate_of_its_middle() -> None:
     """As a schedule by steps does: of four steps none is at rate zero, though the first begins at 0 and the
     last ends at 1."""
     now = [0.0]
-    shape = Shape(warmup=0.06, decay=0.94)
+    shape = ScheduleShape(warmup=0.06, decay=0.94)
     schedule = ClockSchedule(40, shape, clock=lambda: now[0])
     schedule.step_seconds = 10.0
     found = []
@@ -93,9 +93,9 @@ def test_what_is_kept_for_the_end_never_takes_more_than_half(
         evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()),
         validates_before_training=True,
     )
-    clock = ClockSchedule(60, Shape())
+    clock = ClockSchedule(60, ScheduleShape())
     checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = 10
     checks.row_times.append(5.0)  # seconds a row: the machine has become slow
     checks.reserve(1.0)
-    assert PLOTTED + EXIT_SECONDS < clock.reserve == 30
+    assert FIRST_PLOT_SECONDS + EXIT_SECONDS < clock.reserve == 30

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.validation import EXIT_SECONDS, PLOTTED, Validation
-from newleaf.train.objective.schedule import ClockSchedule, Shape
+from newleaf.train.loop.validation import EXIT_SECONDS, FIRST_PLOT_SECONDS, Validation
+from newleaf.train.objective.schedule import ClockSchedule, ScheduleShape
 
 A_ROW = 0.01  # seconds
 
@@ -18,12 +18,12 @@ def kept(rows: int, reports: int, last_check: float) -> float:
     objective: Any = SimpleNamespace(
         evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=reports, prompts=())
     )
-    clock = ClockSchedule(60, Shape())
+    clock = ClockSchedule(60, ScheduleShape())
     checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = rows
     checks.row_times.append(A_ROW)
     checks.reserve(last_check)
-    return clock.reserve - PLOTTED - EXIT_SECONDS
+    return clock.reserve - FIRST_PLOT_SECONDS - EXIT_SECONDS
 
 
 def test_a_last_look_is_kept_for_where_checks_see_a_part() -> None:

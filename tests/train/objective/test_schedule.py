@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, Shape, StepSchedule
+from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, ScheduleShape, StepSchedule
 
 
 def test_the_rate_warms_up_holds_and_decays_linearly() -> None:
-    shape = Shape(warmup=0.1, decay=0.4, final=0.2)
+    shape = ScheduleShape(warmup=0.1, decay=0.4, final=0.2)
     for progress, factor in (
         (0.0, 0.0),
         (0.05, 0.5),
@@ -22,7 +22,7 @@ def test_the_rate_warms_up_holds_and_decays_linearly() -> None:
 
 
 def test_a_step_schedule_ends_after_its_steps_and_wastes_none() -> None:
-    schedule = StepSchedule(200, Shape())
+    schedule = StepSchedule(200, ScheduleShape())
     factors = [schedule.factor(step) for step in range(200)]
     assert schedule.progress(199) < 1 <= schedule.progress(200)
     assert min(factors) > 0
@@ -31,7 +31,7 @@ def test_a_step_schedule_ends_after_its_steps_and_wastes_none() -> None:
 
 def test_a_clock_schedule_keeps_its_reserve_and_ends_on_time() -> None:
     now = [100.0]
-    schedule = ClockSchedule(60, Shape(), already=10, clock=lambda: now[0])
+    schedule = ClockSchedule(60, ScheduleShape(), already=10, clock=lambda: now[0])
     schedule.reserve = 5
     assert schedule.progress(0) == 0
     now[0] += 22.5
@@ -43,7 +43,7 @@ def test_a_clock_schedule_keeps_its_reserve_and_ends_on_time() -> None:
 
 def test_a_resumed_clock_schedule_takes_up_its_progress_with_what_time_is_left() -> None:
     now = [0.0]
-    schedule = ClockSchedule(60, Shape(), clock=lambda: now[0])
+    schedule = ClockSchedule(60, ScheduleShape(), clock=lambda: now[0])
     schedule.resume(spent=40, progress=0.7)
     assert schedule.progress(0) == pytest.approx(0.7)
     now[0] = 10
@@ -60,4 +60,4 @@ def test_a_replay_takes_the_recorded_rates() -> None:
 
 def test_slopes_that_overlap_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^warmup: warmup 0\.6 and decay 0\.5"):
-        Shape(warmup=0.6, decay=0.5)
+        ScheduleShape(warmup=0.6, decay=0.5)

@@ -185,10 +185,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, during: range) -> Iterator[None]:
     """Nothing can be written below a run's folder while the loop has done these numbers of steps."""
     from newleaf.storage import atomic_write
     from newleaf.train.loop.session import Session
-    from newleaf.train.runs.metrics_file import Metrics
+    from newleaf.train.runs.metrics_file import MetricsFile
 
     session: list[Session] = []
-    begin, flush, write = Session.train, atomic_write._flush, Metrics._write
+    begin, flush, write = Session.train, atomic_write._flush, MetricsFile._write
 
     def refuse() -> None:
         if session and session[0].state.step in during:
@@ -201,7 +201,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, during: range) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(Session, "train", train)
         patch.setattr(atomic_write, "_flush", lambda path: (refuse(), flush(path)))
-        patch.setattr(Metrics, "_write", lambda self: (refuse(), write(self)))
+        patch.setattr(MetricsFile, "_write", lambda self: (refuse(), write(self)))
         yield
 
 

@@ -17,7 +17,7 @@ from killed_runs import OPTIONS, RecordingMonitor, options
 import newleaf
 from newleaf.cli.main import main, parse
 from newleaf.train.pretraining.text_evaluator import TextEvaluator
-from newleaf.train.runs.run_diagnosis import better_command, diagnose, diagnosis_lines, validation_curve_of
+from newleaf.train.runs.run_diagnosis import diagnose, diagnosis_lines, improving_command, validation_curve
 
 MADE = {"text_bytes": 300_000, "train_tokens": 100_000, "xz_bits_per_byte": 2.5, "unigram_bits_per_byte": 4.5}
 CONFIG: dict[str, Any] = {
@@ -39,7 +39,7 @@ def curve(*figures: float, training: float = 1.0) -> list[dict[str, Any]]:
 
 
 def summary(metrics: list[dict[str, Any]], epochs: float, **more: Any) -> dict[str, Any]:
-    looks = validation_curve_of(metrics, "val_bits_per_byte")
+    looks = validation_curve(metrics, "val_bits_per_byte")
     assert looks is not None
     found = {
         "finished": True,
@@ -101,10 +101,10 @@ def test_late_validations_alone_do_not_tell_that_it_stopped_falling(steps: tuple
 
 
 def test_noise_is_no_overfitting() -> None:
-    looks = validation_curve_of(curve(3.0, 2.5, 2.0, 2.004), "val_bits_per_byte")
+    looks = validation_curve(curve(3.0, 2.5, 2.0, 2.004), "val_bits_per_byte")
     assert looks is not None
     assert not looks.overfits
-    rising = validation_curve_of(
+    rising = validation_curve(
         [
             {"step": 1, "val_accuracy": 0.5},
             {"step": 2, "val_accuracy": 0.9},
@@ -120,7 +120,7 @@ def test_noise_is_no_overfitting() -> None:
 @pytest.mark.parametrize("advice", ["longer", "larger", "text"])
 @pytest.mark.parametrize("length", [{"steps": 100}, {"time": "3m"}])
 def test_the_next_command_is_one_that_newleaf_takes(advice: Any, length: dict[str, Any]) -> None:
-    command = better_command(
+    command = improving_command(
         Path("runs/my book"), CONFIG | {"train": length}, {"steps": 100, "total_seconds": 181.0}, advice
     )
     words = shlex.split(command)

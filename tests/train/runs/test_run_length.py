@@ -13,7 +13,7 @@ from killed_runs import OPTIONS, RecordingMonitor, options, outcome
 
 import newleaf
 from newleaf.cli.main import main
-from newleaf.train.objective.schedule import ClockSchedule, Shape
+from newleaf.train.objective.schedule import ClockSchedule, ScheduleShape
 from newleaf.train.objective.train_config import Extension, TrainConfig
 from newleaf.train.runs.run_history import read_run
 from newleaf.train.runs.run_length import StepSize, build_schedule
@@ -63,7 +63,7 @@ def test_the_rate_warms_up_from_where_it_was_holds_and_decays_anew() -> None:
     train = TrainConfig(
         steps=100,
         batch_size=1,
-        schedule=Shape(warmup=0.1, decay=0.5),
+        schedule=ScheduleShape(warmup=0.1, decay=0.5),
         extended=(Extension(100, 0.0, steps=300),),
     )
     schedule = build_schedule(train, StepSize(1, 1.0, 1000), lambda *_: pytest.fail("no clock is asked"))

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from newleaf.text.terminal_text import printable
-from newleaf.train.display.throughput import Rate, duration, packed
+from newleaf.train.display.throughput import Throughput, format_duration, wrap_facts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +37,7 @@ class Monitor(Protocol):
     def close(self) -> None: ...
 
 
-class Silent:
+class SilentMonitor:
     """Shows nothing."""
 
     def say(self, text: str) -> None: ...
@@ -55,13 +55,13 @@ class Silent:
     def close(self) -> None: ...
 
 
-class Lines:
+class LineMonitor:
     """Plain lines, for logs and pipes: one every few seconds, fewer as the run gets longer."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
         self.next_line = 0.0
-        self.rate = Rate()
+        self.rate = Throughput()
         self.begun = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -84,7 +84,9 @@ class Lines:
                 *self.rate.facts(),
             ]
             self.say(
-                "  ".join([*facts, f"{duration(seconds_left)} left"] if seconds_left is not None else facts)
+                "  ".join(
+                    [*facts, f"{format_duration(seconds_left)} left"] if seconds_left is not None else facts
+                )
             )
 
     def validation(self, step: int, value: float, words: str) -> None:
@@ -103,7 +105,7 @@ class Lines:
         return True
 
 
-class Live:
+class LiveMonitor:
     """A bar that moves, the loss, the last sample: drawn in place by rich."""
 
     def __init__(self) -> None:
@@ -111,7 +113,7 @@ class Live:
         from rich.live import Live as RichLive
 
         self.console = Console(stderr=True)
-        self.rate = Rate()
+        self.rate = Throughput()
         self.status = ""
         self.progress: float | None = None
         self.left: float | None = None
@@ -167,10 +169,10 @@ class Live:
         row.add_row(bar, f"{100 * self.progress:3.0f} %" if self.progress is not None else "", self.status)
         facts = self.rate.facts()
         if self.left is not None:
-            facts.append(f"{duration(self.left)} left")
+            facts.append(f"{format_duration(self.left)} left")
         if self.validated is not None:
             facts.append(self.validated)
-        parts: list[RenderableType] = [row, *(Text(line, style="dim") for line in packed(facts, width))]
+        parts: list[RenderableType] = [row, *(Text(line, style="dim") for line in wrap_facts(facts, width))]
         if self.last_sample is not None:
             number, prompt, text = self.last_sample
             body = Text.assemble((printable(prompt), "bold"), printable(text.rstrip()))
@@ -191,7 +193,7 @@ def in_notebook() -> bool:
 def pick_monitor() -> Monitor:
     """Live where it can be seen, lines elsewhere."""
     if in_notebook():
-        from newleaf.train.display.notebook import Notebook
+        from newleaf.train.display.notebook import NotebookMonitor
 
-        return Notebook()
-    return Live() if sys.stderr.isatty() else Lines()
+        return NotebookMonitor()
+    return LiveMonitor() if sys.stderr.isatty() else LineMonitor()

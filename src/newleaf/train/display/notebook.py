@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from newleaf.text.terminal_text import printable
-from newleaf.train.display.throughput import Rate, duration
+from newleaf.train.display.throughput import Throughput, format_duration
 
 if TYPE_CHECKING:
     from newleaf.train.objective.training_step import Step
@@ -19,12 +19,12 @@ POINTS = 300  # of a curve
 WIDTH, HEIGHT, EDGE = 340, 130, 18
 
 
-class Notebook:
+class NotebookMonitor:
     """Draws in place through a display handle; what is said stands above, line by line. `clock` is seconds
     that only grow."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock, self.rate = clock, Rate()
+        self.clock, self.rate = clock, Throughput()
         self.handle: Any = None
         self.drawn = -EVERY
         self.status = ""
@@ -91,7 +91,7 @@ class Notebook:
         facts = [
             self.status,
             *self.rate.facts(),
-            *([f"{duration(self.left)} left"] if self.left is not None else []),
+            *([f"{format_duration(self.left)} left"] if self.left is not None else []),
         ]
         if self.checks:
             facts.append(f"validation {self.checks[-1][1]:.3f} {self.words}")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from newleaf.train.objective.training_step import Step
 
 
-class Rate:
+class Throughput:
     """Tokens per second over the last steps, and the share of the machine's matrix speed that they are."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Rate:
         ]
 
 
-def packed(facts: list[str], width: int) -> list[str]:
+def wrap_facts(facts: list[str], width: int) -> list[str]:
     """Facts in as few lines of at most `width` characters as they fit in; none is broken."""
     lines: list[str] = []
     for fact in facts:
@@ -47,7 +47,7 @@ def packed(facts: list[str], width: int) -> list[str]:
     return lines
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as people say them: 8 s, 3:05, 1:02:10."""
     whole = round(max(0.0, seconds))
     if whole < 60:

@@ -18,7 +18,7 @@ from newleaf.errors import InputError, ToldElsewhereError
 
 T = TypeVar("T")
 # for the first process to read, tokenize and write; one that dies is noticed at once
-PATIENCE = timedelta(days=7)
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
@@ -62,7 +62,7 @@ class Ranks:
         """
         return work()
 
-    def in_turn(self, work: Callable[[], T]) -> T:
+    def rank_zero_first(self, work: Callable[[], T]) -> T:
         """`work()` in the first process, then in the first of each machine, then in the rest: the later ones
         find what is cached."""
         return work()
@@ -86,7 +86,7 @@ class DistributedRanks(Ranks):
             int(os.environ.get("LOCAL_RANK", "0")),
             int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
-        self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self.group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self.first_clock, self.stop = clock(), False
         self.sum()
 
@@ -126,7 +126,7 @@ class DistributedRanks(Ranks):
         result: T = outcome["result"]
         return result
 
-    def in_turn(self, work: Callable[[], T]) -> T:
+    def rank_zero_first(self, work: Callable[[], T]) -> T:
         results: list[T] = []
         for turn in (self.rank == 0, self.local_rank == 0, True):
             if turn and not results:
@@ -196,7 +196,7 @@ def init_process_group(backend: str) -> None:
 
 
 @contextmanager
-def joined(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
+def join_process_group(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
     """The processes of this run, met for the time of a `with`. Raises InputError when they cannot meet."""
     if torchrun_size() == 1:
         yield Ranks(clock)

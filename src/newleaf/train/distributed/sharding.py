@@ -50,7 +50,7 @@ class Replicated:
         them."""
         return dict(pieces)
 
-    def on_whole(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
+    def on_full_matrices(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
         """`work` on a stack of matrices [N, R, C] of which this process has the rows [N, r, C]; R is
         `rows`."""
         return work(stack)
@@ -59,11 +59,11 @@ class Replicated:
         """The norm of all gradients, from the pieces here."""
         return float(torch.nn.utils.get_total_norm(list(gradients), foreach=True))
 
-    def add_up(self, network: nn.Module) -> None:
+    def reduce_gradients(self, network: nn.Module) -> None:
         """Add up the gradients of the processes, if that is not done yet."""
         self.ranks.sum_gradients([weight for weight in network.parameters() if weight.requires_grad])
 
-    def share_of_loss(self, loss: Tensor) -> Tensor:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         """What to take the gradient of, so that the processes' gradients are those of the sum of their
         losses."""
         return loss
@@ -132,7 +132,7 @@ class Sharded(Replicated):
                 found[name] = tensor.cpu()
         return found
 
-    def on_whole(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
+    def on_full_matrices(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
         size, (count, own, columns) = self.ranks.size, stack.shape
         # matrices and rows of a process; the last may have fewer
         each, most = -(-count // size), -(-rows // size)
@@ -162,8 +162,8 @@ class Sharded(Replicated):
         (squares,) = self.ranks.sum(super().norm(gradients) ** 2)
         return float(squares**0.5)
 
-    def add_up(self, network: nn.Module) -> None:
+    def reduce_gradients(self, network: nn.Module) -> None:
         """FSDP2 has done it on the way back."""
 
-    def share_of_loss(self, loss: Tensor) -> Tensor:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         return loss * self.ranks.size  # FSDP2 averages

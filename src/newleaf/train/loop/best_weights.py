@@ -8,7 +8,7 @@ from torch import Tensor
 
 from newleaf.storage.integrity import find_damage
 from newleaf.train.loop.training_run import TrainingRun
-from newleaf.train.objective.objective import Figures
+from newleaf.train.objective.objective import ValidationMetrics
 
 
 class BestWeights:
@@ -28,7 +28,7 @@ class BestWeights:
         """The step whose weights could not be written yet."""
         return int(self.state.unsaved["step"]) if self.state.unsaved is not None else None
 
-    def update(self, found: Figures) -> None:
+    def update(self, found: ValidationMetrics) -> None:
         """Take in a validation, and save the present weights if they are what the run is to leave."""
         state = self.state
         state.validations_without_gain += 1
@@ -39,7 +39,7 @@ class BestWeights:
         else:
             self.save_unsaved()
 
-    def replaces(self, found: Figures, before: Figures | None) -> bool:
+    def replaces(self, found: ValidationMetrics, before: ValidationMetrics | None) -> bool:
         """Whether weights with these metrics take the place of those that were saved `before`."""
         if self.run.objective.train.keep == "last":
             return math.isfinite(found[self.run.objective.measure.key])
@@ -64,7 +64,7 @@ class BestWeights:
         ):
             self._save_again(self.state.best, step, damage)
 
-    def _save(self, found: Figures) -> None:
+    def _save(self, found: ValidationMetrics) -> None:
         self.state.unsaved, self._unsaved_weights = None, None  # its memory first
         if self.run.attempt("the model", self.run.save_model, int(found["step"])):
             self.state.best = found
@@ -76,10 +76,11 @@ class BestWeights:
     def _damage(self) -> str | None:
         return find_damage(self.run.folder.product)
 
-    def _save_again(self, best: Figures, step: int, damage: str) -> None:
-        """From the checkpoint of the best step, if there is one; else the best is what comes from `step` on."""
+    def _save_again(self, best: ValidationMetrics, step: int, damage: str) -> None:
+        """From the checkpoint of the best step, if there is one; else the best is what comes from `step`
+        on."""
         run, state, best_step = self.run, self.state, int(best["step"])
-        if best_step != step and not run.checkpoints.is_whole(best_step):
+        if best_step != step and not run.checkpoints.is_intact(best_step):
             run.monitor.say(
                 f"Warning: {damage}. The best model, of step {best_step}, is lost; the best from {step} on "
                 f"takes its place."

@@ -8,7 +8,7 @@ from newleaf.errors import DivergedError, InputError
 from newleaf.train.loop.best_weights import BestWeights
 from newleaf.train.loop.early_stopping import out_of_patience
 from newleaf.train.loop.training_run import TrainingRun
-from newleaf.train.objective.objective import Figures
+from newleaf.train.objective.objective import ValidationMetrics
 from newleaf.version import VERSION
 
 STOP_SECONDS = 2.0  # for a validation after someone asked to stop
@@ -33,7 +33,7 @@ def stop(run: TrainingRun, best: BestWeights, validate: bool) -> None:
         _write_summary(run, figures, finished=False)
 
 
-def _save_provisional(run: TrainingRun, best: BestWeights) -> Figures | None:
+def _save_provisional(run: TrainingRun, best: BestWeights) -> ValidationMetrics | None:
     """Put the present weights into model/ where they are better than the best, or the first; quickly."""
     validation = run.validation
     if not validation.row_seconds:
@@ -50,7 +50,7 @@ def _save_provisional(run: TrainingRun, best: BestWeights) -> Figures | None:
     if run.state.best is not None:
         run.folder.set_best_aside()
     if not run.attempt("the model", run.save_model):
-        run.folder.take_back_best()
+        run.folder.restore_best()
         return None
     return run.with_step(found)
 
@@ -87,13 +87,14 @@ def _leave_unfinished(run: TrainingRun, best: BestWeights) -> None:
     if (found := run.state.best) is not None:
         run.attempt("summary.json", lambda: _write_summary(run, found, finished=False))
     raise InputError(
-        f"{run.folder.path}: {run.objective.product}/ of step {best.unsaved_step} could not be written, so the "
+        f"{run.folder.path}: {run.objective.product}/ of step {best.unsaved_step} could not be written, so "
+        f"the "
         f"run is not finished; free some space, and --resume {run.folder.path} completes it"
     )
 
 
 def _write_summary(
-    run: TrainingRun, figures: Figures, finished: bool, report: dict[str, Any] | None = None
+    run: TrainingRun, figures: ValidationMetrics, finished: bool, report: dict[str, Any] | None = None
 ) -> None:
     state, health = run.state, run.health
     found = {name: value for name, value in figures.items() if name != "step"}
@@ -125,4 +126,4 @@ def _measured_on(run: TrainingRun) -> dict[str, Any]:
     validation = run.validation
     if validation.covers_validation_set:
         return {}
-    return {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}
+    return {"measured_on": {"rows": validation.final_rows, "of": validation.evaluator.all_rows}}

@@ -21,7 +21,7 @@ from newleaf.train.objective.schedule import Schedule
 from newleaf.train.objective.training_step import Step
 
 
-class Watcher(Protocol):
+class LoopCallbacks(Protocol):
     """What the loop tells, and asks."""
 
     def step(self, step: Step) -> None:
@@ -62,7 +62,7 @@ class Loop:
     batch: Callable[[int], Batch]
     micro_batch_size: int
     seed: int
-    watcher: Watcher
+    watcher: LoopCallbacks
     state: RunState = field(default_factory=RunState)
     rate_scale: float = 1.0  # of every rate that the schedule gives
     ranks: Ranks = field(default_factory=Ranks)
@@ -114,7 +114,7 @@ class Loop:
         *counts, tokens = self.ranks.sum(*batch.counts, batch.tokens)
         counts = [count or 1 for count in counts]
         totals = self._all_micro_batches(batch, counts)
-        self.optimizer.layout.add_up(self.network)
+        self.optimizer.layout.reduce_gradients(self.network)
         return [total / count for total, count in zip(self.ranks.sum(*totals), counts, strict=True)], int(
             tokens
         )
@@ -126,7 +126,8 @@ class Loop:
             except torch.OutOfMemoryError:
                 if self.optimizer.layout.in_step:  # the others would wait for this one's next micro-batch
                     raise InputError(
-                        "the device's memory does not hold a micro-batch; give a smaller train.micro_batch_size"
+                        "the device's memory does not hold a micro-batch; give a smaller "
+                        "train.micro_batch_size"
                     ) from None
                 if self.micro_batch_size == 1:
                     raise InputError(
@@ -148,12 +149,12 @@ class Loop:
         totals = [0.0] * len(self.terms)
         for start in range(0, batch.rows, self.micro_batch_size):
             sums = self.losses(self.network, batch.part(start, start + self.micro_batch_size, device))
-            layout.share_of_loss(weighted(self.terms, sums, counts)).backward()  # type: ignore[no-untyped-call]
+            layout.scale_loss(weighted_loss(self.terms, sums, counts)).backward()  # type: ignore[no-untyped-call]
             totals = [total + found.item() for total, found in zip(totals, sums, strict=True)]
         return totals
 
 
-def weighted(terms: Sequence[Term], sums: Sequence[Tensor], counts: Sequence[float]) -> Tensor:
+def weighted_loss(terms: Sequence[Term], sums: Sequence[Tensor], counts: Sequence[float]) -> Tensor:
     """The loss: each term's sum divided by its count, times its weight."""
     parts = [
         found / count * term.weight

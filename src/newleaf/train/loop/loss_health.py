@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RECENT = 64  # losses that a spike is measured against
-FEWEST = 16  # of them, before anything is called a spike
-SPREADS = 6.0  # robust standard deviations above the median: one loss in a billion, were they normal
-LEAST_RISE = 0.05  # and this share of the median, since the losses of an easy text hardly vary
-LOWERED = 0.5  # of the rate, after a checkpoint was restored
+MIN_LOSSES = 16  # of them, before anything is called a spike
+MAX_DEVIATIONS = 6.0  # robust standard deviations above the median: one loss in a billion, were they normal
+MIN_RISE = 0.05  # and this share of the median, since the losses of an easy text hardly vary
+RATE_AFTER_RESTORE = 0.5  # of the rate, after a checkpoint was restored
 COUNTERS = ("skipped", "in_a_row", "spikes", "restored", "rate_scale")
 
 
 @dataclass
 class LossHealth:
-    """Counts what went wrong. A spike is a loss above the median of the last RECENT by more than SPREADS ·
-    1.4826 · MAD (the median absolute deviation, as robust as a spread gets) and by more than LEAST_RISE of
+    """Counts what went wrong. A spike is a loss above the median of the last RECENT by more than MAX_DEVIATIONS ·
+    1.4826 · MAD (the median absolute deviation, as robust as a spread gets) and by more than MIN_RISE of
     that median."""
 
     skipped: int = 0
@@ -47,14 +47,14 @@ class LossHealth:
         self.recent.extend(losses)
         self.restored += 1
         self.in_a_row = 0
-        self.rate_scale *= LOWERED
+        self.rate_scale *= RATE_AFTER_RESTORE
 
     def _is_spike(self, loss: float) -> bool:
-        if len(self.recent) < FEWEST:
+        if len(self.recent) < MIN_LOSSES:
             return False
         middle = statistics.median(self.recent)
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self.recent)
-        return loss > middle + max(SPREADS * spread, LEAST_RISE * abs(middle))
+        return loss > middle + max(MAX_DEVIATIONS * spread, MIN_RISE * abs(middle))
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, for a checkpoint; the recent losses stand in the metrics."""

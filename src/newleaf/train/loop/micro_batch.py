@@ -22,7 +22,7 @@ from newleaf.train.objective.objective import Batch
 
 Losses = Callable[[nn.Module, Any], Sequence[Tensor]]
 # of what is free: other processes grow too, and the validation and the writing of checkpoints need some
-USABLE = 0.7
+USABLE_SHARE = 0.7
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:
@@ -30,10 +30,10 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int:
     (v1, v2) have left, the least of them. `root` is where proc/ and sys/ are."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min([int(psutil.virtual_memory().available), *_cgroup_rooms(root)])
+    return min([int(psutil.virtual_memory().available), *_cgroup_free_bytes(root)])
 
 
-def fitting_micro_batch(batch_size: int, fixed: float, window: float, room: float) -> int:
+def largest_micro_batch(batch_size: int, fixed: float, window: float, room: float) -> int:
     """The most windows, dividing the batch, that fit into `room` bytes when a step takes `fixed` bytes and
     each window `window`.
 
@@ -48,14 +48,14 @@ def choose_micro_batch(
 ) -> tuple[int, str | None]:
     """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be
     taken beside the step, and `sharers` processes on this machine do the same."""
-    fixed, window = measured_step(network, batch, losses)
+    fixed, window = measure_step_memory(network, batch, losses)
     fixed += int(coming)
     device, wanted = next(network.parameters()).device, batch.rows
     free = free_memory(device) // (sharers if device.type == "cpu" else 1)
-    chosen = fitting_micro_batch(wanted, fixed, window, USABLE * free)
+    chosen = largest_micro_batch(wanted, fixed, window, USABLE_SHARE * free)
     needed = fixed + chosen * window
     told = f"{byte_size(needed)}; {byte_size(free)} are free"
-    if needed > USABLE * free:
+    if needed > USABLE_SHARE * free:
         return (
             chosen,
             f"Warning: memory is short even for {chosen} window at once ({told}); make the model or the "
@@ -64,7 +64,9 @@ def choose_micro_batch(
     return chosen, None if chosen == wanted else f"Memory: {chosen} of {wanted} windows at once ({told})."
 
 
-def measured_step(network: nn.Module, batch: Batch, losses: Losses = next_token_losses) -> tuple[int, int]:
+def measure_step_memory(
+    network: nn.Module, batch: Batch, losses: Losses = next_token_losses
+) -> tuple[int, int]:
     """Bytes that any step takes, and bytes that each window adds: forward and backward of one window and of
     two, counted exactly."""
     one, two = _peak(network, batch, 1, losses), _peak(network, batch, 2, losses)
@@ -73,7 +75,7 @@ def measured_step(network: nn.Module, batch: Batch, losses: Losses = next_token_
 
 def _peak(network: nn.Module, batch: Batch, rows: int, losses: Losses) -> int:
     part = batch.part(0, rows, next(network.parameters()).device)
-    counter = _Counter((*network.parameters(), *network.buffers()))
+    counter = _AllocationCounter((*network.parameters(), *network.buffers()))
     with counter:
         loss = sum(found for found in losses(network, part) if found.requires_grad)
         loss.backward()  # type: ignore[union-attr]
@@ -82,7 +84,7 @@ def _peak(network: nn.Module, batch: Batch, rows: int, losses: Losses) -> int:
     return counter.peak
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors made inside it that are still alive, and the most there were at once; `known`
     tensors do not count."""
 
@@ -117,7 +119,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive -= self.sizes.pop(place, 0)
 
 
-def _cgroup_rooms(root: Path) -> Iterator[int]:
+def _cgroup_free_bytes(root: Path) -> Iterator[int]:
     """What each cgroup this process is in, and each above it, has left. Cached file pages count as free: the
     system gives them up."""
     try:
@@ -138,10 +140,10 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
         place = mount / path.lstrip("/")
         for folder in (place, *place.parents):
             if folder.is_relative_to(mount):
-                yield from _room(folder, *files)
+                yield from _free_bytes(folder, *files)
 
 
-def _room(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
+def _free_bytes(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
     try:
         most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
         given_up = int(

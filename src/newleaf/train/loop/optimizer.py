@@ -56,7 +56,7 @@ class Stack:
         grads = torch.stack(found).float().mul_(scale)
         self.momentum.lerp_(grads, 1 - config.momentum)
         wanted = grads.lerp_(self.momentum, config.momentum).to(torch.bfloat16)
-        update = self.layout.on_whole(orthogonalize, wanted, self.rows)
+        update = self.layout.on_full_matrices(orthogonalize, wanted, self.rows)
         rate = config.matrix_learning_rate * factor
         self.master.mul_(1 - rate * config.weight_decay).add_(
             update, alpha=-rate * max(1.0, self.rows / self.columns) ** 0.5

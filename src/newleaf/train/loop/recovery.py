@@ -57,7 +57,8 @@ def _go_back(run: TrainingRun, step: int) -> None:
     run.folder.record(step=run.state.step, restored_from=step, rate_scale=scale)
     where = f"the checkpoint of step {run.state.step}" if run.state.step else "the beginning"
     run.monitor.say(
-        f"Warning: {run.objective.train.max_skipped} steps in a row were skipped; back to {where}, with rates "
+        f"Warning: {run.objective.train.max_skipped} steps in a row were skipped; back to {where}, with "
+        f"rates "
         f"times {scale:g}."
     )
 

@@ -21,7 +21,8 @@ def restore(run: TrainingRun, best: BestWeights, found: Checkpoint) -> None:
     values = found.values
     if missing := [name for name in REQUIRED if name not in values]:
         raise InputError(
-            f"{run.folder.state}: the checkpoint of step {found.step} lacks {missing[0]}; another version wrote it"
+            f"{run.folder.state}: the checkpoint of step {found.step} lacks {missing[0]}; another version "
+            f"wrote it"
         )
     run.optimizer.load_state(run.checkpoints.tensors(found.step))
     run.state.load_state_dict(values)
@@ -32,7 +33,7 @@ def restore(run: TrainingRun, best: BestWeights, found: Checkpoint) -> None:
     run.health.load_state_dict(values["health"], run.losses())
     run.validation.samples.count(run.folder.lines())
     run.loop.rate_scale = run.health.rate_scale
-    run.folder.take_back_best()
+    run.folder.restore_best()
     best.restore(found.step)
     _restore_clock(run, found.step)
 

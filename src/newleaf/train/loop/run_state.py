@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from newleaf.train.objective.objective import Figures
+from newleaf.train.objective.objective import ValidationMetrics
 
 # A field's key in a checkpoint's state.json, which every release reads.
 KEYS = {
@@ -33,9 +33,9 @@ class RunState:
     seconds: float = 0.0  # spent in training steps
     total_seconds: float = 0.0  # of the command, up to the last checkpoint of an earlier process
     progress: float = 0.0  # the share of the schedule that was done after the last step
-    best: Figures | None = None  # of the weights in the model's folder, with their "step"
-    lowest: Figures | None = None  # of the best validation; not `best` where train.keep is "last"
-    unsaved: Figures | None = None  # of weights that a full disk keeps in memory
+    best: ValidationMetrics | None = None  # of the weights in the model's folder, with their "step"
+    lowest: ValidationMetrics | None = None  # of the best validation; not `best` where train.keep is "last"
+    unsaved: ValidationMetrics | None = None  # of weights that a full disk keeps in memory
     validations_without_gain: int = 0
     validation_pending: bool = False  # the last step's validation is not done yet
 
@@ -50,5 +50,6 @@ class RunState:
         self.lowest = self.lowest or self.unsaved or self.best
 
     def rewind(self, earlier: RunState) -> None:
-        """Train again from an earlier step. Time that was spent stays spent, and the best model stays best."""
+        """Train again from an earlier step. Time that was spent stays spent, and the best model stays
+        best."""
         self.step, self.tokens, self.progress = earlier.step, earlier.tokens, earlier.progress

@@ -164,7 +164,7 @@ class Session:
         if self.run.objective.validates_before_training:
             found = self.validation.final_validation()
             self.validation.tell(0, found)
-            self.validation.record(0, found, self.validation.closing_rows)
+            self.validation.record(0, found, self.validation.final_rows)
         self.validation.record_samples(0, self.validation.samples.take(0))
 
     def _check_stop(self) -> None:

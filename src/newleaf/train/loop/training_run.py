@@ -12,16 +12,16 @@ from newleaf.errors import InputError
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.distributed.sharding import Replicated, Sharded
-from newleaf.train.loop.loop import Loop, Watcher
+from newleaf.train.loop.loop import Loop, LoopCallbacks
 from newleaf.train.loop.loss_health import LossHealth
 from newleaf.train.loop.micro_batch import choose_micro_batch
 from newleaf.train.loop.optimizer import Optimizer
 from newleaf.train.loop.run_state import RunState
 from newleaf.train.loop.validation import Validation
-from newleaf.train.objective.objective import Batches, Figures, Objective
-from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, Shape
+from newleaf.train.objective.objective import Batches, Objective, ValidationMetrics
+from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, ScheduleShape
 from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
-from newleaf.train.runs.disk_space import announce, folder_bytes
+from newleaf.train.runs.disk_space import describe_disk_use, folder_bytes
 from newleaf.train.runs.run_folder import RunFolder
 from newleaf.train.runs.run_length import StepSize, build_schedule
 from newleaf.train.sizing import USEFUL_SHARE
@@ -36,7 +36,7 @@ class TrainingRun:
 
     def __init__(
         self, objective: Objective, folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks, matrix_speed: float,
-        watcher: Watcher, check_stop: Callable[[], None],
+        watcher: LoopCallbacks, check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s: it predicts the first step of a timed run."""
         self.objective, self.folder, self.monitor, self.started = objective, folder, monitor, started
@@ -58,7 +58,7 @@ class TrainingRun:
         )  # fmt: skip
         self.validation = Validation(objective, network, check_stop, ranks, self.clock, folder, monitor)
         if isinstance(self.schedule, ReplaySchedule):
-            self.validation.take_up(self.schedule.windows, self.schedule.closing)
+            self.validation.set_rows(self.schedule.windows, self.schedule.closing)
         self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = LossHealth()
         self.resumed_from = 0
@@ -89,7 +89,7 @@ class TrainingRun:
             self.monitor.say(sentence)
         return int(self.ranks.from_rank_zero(chosen))
 
-    def _clock_schedule(self, length: float, shape: Shape) -> ClockSchedule:
+    def _clock_schedule(self, length: float, shape: ScheduleShape) -> ClockSchedule:
         """A schedule that follows the clock of the first process, which began before this."""
         already = self.ranks.from_rank_zero(self.ranks.clock() - self.started)
         self.clock = ClockSchedule(length, shape, already, self.ranks.now)
@@ -102,7 +102,7 @@ class TrainingRun:
         """Of the command that began the run, and of those that resumed it."""
         return self.state.total_seconds + self.ranks.clock() - self.started
 
-    def with_step(self, found: Figures) -> Figures:
+    def with_step(self, found: ValidationMetrics) -> ValidationMetrics:
         return {"step": self.state.step, **found}
 
     def losses(self) -> list[float]:
@@ -119,7 +119,7 @@ class TrainingRun:
         if self.optimizer.layout.in_step:
             state = int(self.ranks.sum(state)[0])
         self.monitor.say(
-            self.ranks.on_rank_zero(lambda: announce(self.folder.path, state, model, keep, already))
+            self.ranks.on_rank_zero(lambda: describe_disk_use(self.folder.path, state, model, keep, already))
         )
 
     def attempt(self, what: str, write: Callable[[], object], step: int | None = None) -> bool:
@@ -130,7 +130,8 @@ class TrainingRun:
         except OSError as error:
             why, number = (error.strerror or str(error)).lower(), self.state.step if step is None else step
             self.monitor.say(
-                f"Warning: {what} of step {number} could not be written ({why}); the one before stays as it is."
+                f"Warning: {what} of step {number} could not be written ({why}); the one before stays as it "
+                f"is."
             )
             return False
         return True

@@ -36,7 +36,7 @@ from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 
 # what a validation found, under the names it has in metrics.jsonl and summary.json
-Figures = dict[str, float]
+ValidationMetrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """The figure that chooses the best checkpoint: its key among the `Figures`, and its name for people."""
+class SelectionMetric:
+    """The figure that chooses the best checkpoint: its key among the `ValidationMetrics`, and its name for
+    people."""
 
     key: str
     words: str
@@ -60,7 +61,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Written:
+class SampledText:
     """What came of a prompt: `cut` where its time ended before the text did. `writes` is False for what takes
     no longer for more of it, such as a label."""
 
@@ -121,7 +122,7 @@ class Evaluator(Protocol):
         """Whether `report` wants a last look at the whole validation set: 0 or False if not, else about how
         many rows more it reads itself, at least 1, for which a timed run keeps time."""
 
-    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the
         same.
 
@@ -129,7 +130,7 @@ class Evaluator(Protocol):
         it is to go on `to_the_end`.
         """
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         """What the network makes of a prompt, or has made of it after so many seconds."""
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class Objective(Protocol):
     def terms(self) -> Sequence[Term]: ...
 
     @property
-    def measure(self) -> Measure: ...
+    def measure(self) -> SelectionMetric: ...
 
     @property
     def product(self) -> Literal["model", "adapter"]: ...

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class Shape:
+class ScheduleShape:
     """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear from `start` of the peak to all
     of it, and from there to `final` of it."""
 
@@ -52,7 +52,7 @@ class StepSchedule:
     """Ends after a known number of `steps`, of which the `first` ones belong to an earlier schedule."""
 
     steps: int
-    shape: Shape
+    shape: ScheduleShape
     first: int = 0
 
     def progress(self, step: int) -> float:
@@ -64,7 +64,7 @@ class StepSchedule:
 
 
 @dataclass(frozen=True)
-class Extended:
+class ExtendedSchedule:
     """The schedule `after`, from its first step on; up to there the one `before`, where it can be asked
     again."""
 
@@ -89,7 +89,11 @@ class ClockSchedule:
     """
 
     def __init__(
-        self, seconds: float, shape: Shape, already: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        shape: ScheduleShape,
+        already: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shape = shape
         self.clock = clock
@@ -134,8 +138,8 @@ class ClockSchedule:
 class ReplaySchedule:
     """Takes the very steps that an earlier run recorded, whatever the clock says.
 
-    That run validated `windows` windows after each of the steps `checks`, and `closing` gives the rows of its
-    closing figures and of its report; zeros are all there are.
+    That run validated `windows` windows after each of the steps `checks`, and `closing` gives the rows
+    of its closing figures and of its report; zeros are all there are.
     """
 
     factors: Sequence[float]

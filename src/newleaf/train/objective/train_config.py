@@ -10,14 +10,14 @@ from newleaf.errors import InputError
 from newleaf.recipe import seconds
 from newleaf.text.train_tokenizer import TokenizerConfig
 from newleaf.train.objective.optimizer_config import OptimizerConfig
-from newleaf.train.objective.schedule import Shape
+from newleaf.train.objective.schedule import ScheduleShape
 from newleaf.train.signals import signal_numbers
-from newleaf.train.sizing import rung_of
+from newleaf.train.sizing import parse_size
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
-LARGEST_BATCH = 1 << 20  # windows
+MAX_BATCH_SIZE = 1 << 20  # windows
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
 
@@ -51,7 +51,7 @@ class TrainConfig:
     extended: tuple[Extension, ...] = ()  # by --resume; not an option of its own
     batch_size: int = 0  # windows in each step
     micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
-    schedule: Shape = field(default_factory=Shape)
+    schedule: ScheduleShape = field(default_factory=ScheduleShape)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     # steps in a row whose loss or gradient is not finite before the last checkpoint is restored
     max_skipped: int = 5
@@ -98,9 +98,9 @@ class TrainConfig:
         for name in ("eval_windows", "max_skipped", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)!r}")
-        if self.batch_size > LARGEST_BATCH:
+        if self.batch_size > MAX_BATCH_SIZE:
             raise ValueError(
-                f"batch_size: {self.batch_size} windows in a step are too many; at most {LARGEST_BATCH:,} "
+                f"batch_size: {self.batch_size} windows in a step are too many; at most {MAX_BATCH_SIZE:,} "
                 f"are taken"
             )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -133,7 +133,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            rung_of(self.size)
+            parse_size(self.size)
             if fixed := {"n_layer", "n_embd"} & self.model.keys():
                 raise ValueError(
                     f"size: {self.size} chooses layers and width, and model.{min(fixed)} is given too"

@@ -19,7 +19,7 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 from newleaf.generate.options import SamplingConfig
 from newleaf.kernels.matmul_speed import bf16_is_faster, matmul_speed
-from newleaf.machine import keep_memory, pick_device, use_threads
+from newleaf.machine import pick_device, retain_freed_memory, use_threads
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.recipe import build, convert_fields, plain, seconds
@@ -36,7 +36,7 @@ from newleaf.train.sizing import Budget, DataBudget, Reason, SizeChoice, choose_
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run on text with nothing left open but how many windows fit into memory: its configuration (with
     sections data, optimizer and train), its text as tokens, its network's shape. `length` is that of a
     window, 0 for the whole context."""
@@ -55,7 +55,7 @@ class Prepared:
         return self.length or self.network.context_length
 
 
-def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Prepared:
+def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> PreparedRun:
     """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes
     stays as it is.
 
@@ -63,10 +63,10 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     """
     if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
         raise InputError("train.sample.n: one sample is shown for each prompt")
-    config = dataclasses.replace(config, train=settled(config.train))
+    config = dataclasses.replace(config, train=resolve_machine_options(config.train))
     model = convert_fields(GPTConfig, config.model, "model.")
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
-    for sentence in left_out(corpus.report):
+    for sentence in describe_skipped(corpus.report):
         monitor.say(sentence)
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
     budget = _budget(config, corpus)
@@ -89,7 +89,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     parts = zip((corpus.train, corpus.validation), config.data.max_bytes, strict=True)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
     fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
-    return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
+    return PreparedRun(config, network, tokenizer, shards[0], shards[1], fingerprints)
 
 
 def _rates(optimizer: OptimizerConfig, choice: SizeChoice | None, model: dict[str, Any]) -> OptimizerConfig:
@@ -118,10 +118,10 @@ def _with_data_budget(
     if tokenizer.train_bytes is None:
         seen = found.tokenizer if found is not None and corpus.train.n_bytes > found.tokenizer else MOST_SEEN
         tokenizer = dataclasses.replace(tokenizer, train_bytes=seen)
-    return dataclasses.replace(config, data=limited(config.data, corpus, found), tokenizer=tokenizer)
+    return dataclasses.replace(config, data=limit_data(config.data, corpus, found), tokenizer=tokenizer)
 
 
-def limited(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
+def limit_data(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
     """No more of a text than these portions, where the recipe leaves that open; None where no clock limits
     it."""
     if found is None:
@@ -145,13 +145,13 @@ def timed_budget(train: TrainConfig) -> Budget:
     )
 
 
-def settled(train: TrainConfig) -> TrainConfig:
+def resolve_machine_options(train: TrainConfig) -> TrainConfig:
     """Threads, device and number format, as they will stand in run.yaml."""
     try:
         device = pick_device(train.device)
     except ValueError as error:
         raise InputError(f"train.{error}") from None
-    keep_memory()
+    retain_freed_memory()
     threads = use_threads(train.threads)
     precision = (
         train.precision if train.precision != "auto" else ("bf16" if bf16_is_faster(device) else "fp32")
@@ -242,7 +242,7 @@ def check_size(network: GPTConfig, processes: int) -> None:
         )
 
 
-def left_out(report: dict[str, Any]) -> list[str]:
+def describe_skipped(report: dict[str, Any]) -> list[str]:
     """Sentences about what reading skipped and cleaning changed; none when nothing was."""
     sentences = []
     if report["unknown_suffix"]["count"]:
@@ -266,13 +266,15 @@ def left_out(report: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def part_of(text: TextRange, most: Literal["all"] | int | None) -> str:
+def describe_text_size(text: TextRange, most: Literal["all"] | int | None) -> str:
     """How much of a text is used, for people."""
     whole = byte_size(text.n_bytes)
     return whole if most is None or most == "all" or most >= text.n_bytes else f"{byte_size(most)} of {whole}"
 
 
-def holds(reason: Reason, choice: SizeChoice | None, network: GPTConfig, config: PretrainConfig) -> bool:
+def still_holds(
+    reason: Reason, choice: SizeChoice | None, network: GPTConfig, config: PretrainConfig
+) -> bool:
     """Whether what the dial says of its choice is still so, now that recipe and options have had their
     say."""
     if choice is None or any(getattr(network, name) != choice.model[name] for name in reason.fields):
@@ -302,15 +304,16 @@ def _announce(
     config: PretrainConfig, network: GPTConfig, choice: SizeChoice | None, corpus: Corpus, monitor: Monitor
 ) -> None:
     for reason in choice.reasons if choice else ():
-        if holds(reason, choice, network, config):
+        if still_holds(reason, choice, network, config):
             monitor.say(reason.text)
     with torch.device("meta"):
         count = GPT(network).parameter_count()
     monitor.say(
         f"Model: {_count(count)} parameters, {counted(network.n_layer, 'layer')} × {network.n_embd}, "
         f"vocabulary {network.vocab_size}, "
-        f"context {network.context_length}. Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
-        f"{part_of(corpus.validation, config.data.validation_bytes)} held out. "
+        f"context {network.context_length}. Text: "
+        f"{describe_text_size(corpus.train, config.data.train_bytes)} to learn, "
+        f"{describe_text_size(corpus.validation, config.data.validation_bytes)} held out. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     if (advice := why_not_stock(network)) is not None:

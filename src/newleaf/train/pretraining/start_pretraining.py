@@ -14,7 +14,7 @@ from newleaf.train import run
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.train_config import PretrainConfig
-from newleaf.train.pretraining.prepare_pretraining import Prepared, prepare
+from newleaf.train.pretraining.prepare_pretraining import PreparedRun, prepare
 from newleaf.train.pretraining.text_objective import TextObjective
 from newleaf.train.runs.run_folder import RunFolder
 
@@ -44,10 +44,10 @@ def _with_length(config: PretrainConfig, monitor: Monitor) -> PretrainConfig:
     return config
 
 
-def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) -> Prepared:
+def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) -> PreparedRun:
     """What the first process prepares and chooses, in all of them; the others find text and tokens in the
     cache, or make them again."""
-    mine: list[Prepared] = []
+    mine: list[PreparedRun] = []
 
     def settle() -> dict[str, Any]:
         mine.append(prepare(config, monitor, ranks.size))
@@ -59,7 +59,7 @@ def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) ->
         and (advice := thread_advice(settled["config"]["train"]["threads"], ranks.local_size)) is not None
     ):
         monitor.say(advice)
-    found = ranks.in_turn(
+    found = ranks.rank_zero_first(
         lambda: mine[0] if mine else prepare(build(PretrainConfig, settled["config"]), monitor, ranks.size)
     )
     if found.fingerprints != settled["fingerprints"]:
@@ -70,7 +70,7 @@ def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) ->
     return found
 
 
-PRETRAINING = run.Kind(
+PRETRAINING = run.RunKind(
     read=lambda values: build(PretrainConfig, values),
     check=_with_length,
     open=lambda config, monitor, ranks: TextObjective(prepared_together(config, monitor, ranks)),

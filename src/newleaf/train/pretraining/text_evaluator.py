@@ -20,8 +20,8 @@ from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
 from newleaf.recipe import build
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Figures, Written
-from newleaf.train.pretraining.prepare_pretraining import Prepared
+from newleaf.train.objective.objective import SampledText, ValidationMetrics
+from newleaf.train.pretraining.prepare_pretraining import PreparedRun
 
 EVAL_TOKENS = 8192  # in one batch of a validation
 
@@ -36,7 +36,7 @@ class TextEvaluator:
     reports = False
 
     def __init__(
-        self, prepared: Prepared, network: GPT, check_stop: Callable[[], None], ranks: Ranks
+        self, prepared: PreparedRun, network: GPT, check_stop: Callable[[], None], ranks: Ranks
     ) -> None:
         self.prepared, self.network, self.check_stop, self.ranks = prepared, network, check_stop, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
@@ -48,7 +48,7 @@ class TextEvaluator:
         options = {"max_tokens": 100, "seed": train.seed, "speculation": "off"} | train.sample
         self.sampling = build(SamplingConfig, options, "train.sample.")
 
-    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the
         way."""
         length, data = self.prepared.window, self.prepared.config.data
@@ -74,7 +74,7 @@ class TextEvaluator:
         """The same each time, so that samples can be compared."""
         return self.prompts
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
         # kernels that must be compiled first would take a timed run's time
@@ -85,8 +85,8 @@ class TextEvaluator:
             self.check_stop()
             text += piece.text
             if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):
-                return Written(text, cut=True)
-        return Written(text)
+                return SampledText(text, cut=True)
+        return SampledText(text)
 
     def _own(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
         """Every n-th batch; whoever has one less looks at its last once more, without targets, so that all

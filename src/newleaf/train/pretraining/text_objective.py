@@ -18,17 +18,17 @@ from newleaf.recipe import plain
 from newleaf.storage.model_folder import load_folder, save_folder
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.objective.objective import Measure
+from newleaf.train.objective.objective import SelectionMetric
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
-from newleaf.train.pretraining.prepare_pretraining import Prepared
+from newleaf.train.pretraining.prepare_pretraining import PreparedRun
 from newleaf.train.pretraining.text_evaluator import TextEvaluator
 from newleaf.train.runs.run_diagnosis import unigram_bits
 from newleaf.version import VERSION
 
 # tokens of the held-out text, about a megabyte, are given to xz, which takes half a second for them
 COMPARED = 300_000
-BITS_PER_BYTE = Measure("val_bits_per_byte", "bits per byte")
+BITS_PER_BYTE = SelectionMetric("val_bits_per_byte", "bits per byte")
 
 
 class TextObjective:
@@ -39,7 +39,7 @@ class TextObjective:
     product: Literal["model", "adapter"] = "model"
     validates_before_training = False
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: PreparedRun) -> None:
         self.prepared = prepared
         self.config: Any = prepared.config
         self.row_tokens = float(prepared.window)
@@ -117,7 +117,7 @@ class TextObjective:
         }
 
 
-def text_record(prepared: Prepared) -> dict[str, Any]:
+def text_record(prepared: PreparedRun) -> dict[str, Any]:
     """How much text there was, and what its held-out part is to a compressor and to plain counting."""
     held_out = b"".join(
         prepared.tokenizer.bytes_of_tokens[token] for token in prepared.validation.tokens[:COMPARED].tolist()

@@ -135,7 +135,7 @@ class Checkpoints:
         if self.folder.exists():
             remove_leftovers(self.folder)
 
-    def is_whole(self, step: int) -> bool:
+    def is_intact(self, step: int) -> bool:
         """Whether there is an undamaged checkpoint of this step."""
         return self.layout.ranks.on_rank_zero(lambda: self._is_whole(step))
 

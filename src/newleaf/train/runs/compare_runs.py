@@ -22,7 +22,7 @@ AXES = {"steps": "steps", "tokens": "tokens", "seconds": "seconds of training", 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
 INK, PAPER = "#333333", "#ffffff"
 SMOOTHED = 40  # a training curve is averaged over this part of the run to each side: n / 40 steps
-MOST_POINTS = 800  # of a drawn line
+MAX_POINTS = 800  # of a drawn line
 TRANSIENT = 0.05  # of the steps at a run's beginning do not decide how high the picture reaches
 
 
@@ -44,7 +44,7 @@ def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
     for axes, axis in zip(panels, [x] if x else AXES, strict=True):
         for curve, colour in zip(drawn, colours, strict=True):
             _draw(axes, curve, axis, colour)
-        _dress(axes, drawn, axis)
+        _format_axes(axes, drawn, axis)
     low, high = _range(drawn)
     panels[0].set_ylim(low, high)
     for axes in panels[:: 1 if x else 2]:
@@ -52,7 +52,7 @@ def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
     keys = [Line2D([], [], color=colour, linewidth=2, marker="o", markersize=4) for colour in colours]
     figure.legend(
         keys,
-        [_said(curve) for curve in drawn],
+        [_legend_label(curve) for curve in drawn],
         loc="outside lower center",
         ncols=columns,
         frameon=False,
@@ -81,7 +81,7 @@ def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 def _draw(axes: Axes, curve: Curve, axis: str, colour: str) -> None:
     train, validation = curve.train, curve.validation
     if train["loss"]:
-        keep = np.unique(np.geomspace(1, len(train["loss"]), MOST_POINTS).astype(int)) - 1
+        keep = np.unique(np.geomspace(1, len(train["loss"]), MAX_POINTS).astype(int)) - 1
         axes.plot(
             np.asarray(train[axis])[keep],
             smoothed(train["loss"])[keep],
@@ -102,7 +102,7 @@ def _draw(axes: Axes, curve: Curve, axis: str, colour: str) -> None:
     )
 
 
-def _dress(axes: Axes, curves: Sequence[Curve], axis: str) -> None:
+def _format_axes(axes: Axes, curves: Sequence[Curve], axis: str) -> None:
     places = np.array(
         [value for curve in curves for half in (curve.train, curve.validation) for value in half[axis]]
     )
@@ -121,7 +121,7 @@ def _dress(axes: Axes, curves: Sequence[Curve], axis: str) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(
             FuncFormatter(
-                lambda value, _: short(value) if axis != "flops" else f"{value:.0e}".replace("e+", "e")
+                lambda value, _: format_short(value) if axis != "flops" else f"{value:.0e}".replace("e+", "e")
             )
         )
     axes.set_xlabel(AXES[axis], color=INK)
@@ -162,17 +162,17 @@ def _colours(count: int) -> list[str]:
     return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
 
 
-def _said(curve: Curve) -> str:
+def _legend_label(curve: Curve) -> str:
     record = curve.record
     facts = [record.name if len(record.name) <= 34 else "…" + record.name[-33:]]
     if record.val_bits_per_byte is not None:
         facts.append(f"{record.val_bits_per_byte:.3f}")
     if record.parameters is not None:
-        facts.append(f"{short(record.parameters)} parameters")
+        facts.append(f"{format_short(record.parameters)} parameters")
     return "  ·  ".join(facts + ([record.state] if record.state != "finished" else []))
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """A number as people say it: 950, 12 k, 1.5 M, 30 B."""
     for letter, size in ((" B", 1e9), (" M", 1e6), (" k", 1e3)):
         if abs(value) >= 0.9995 * size:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from newleaf.storage.model_info import model_info
-from newleaf.train.runs.run_diagnosis import kept_words, validation_curve_of
+from newleaf.train.runs.run_diagnosis import describe_kept_weights, validation_curve
 from newleaf.train.runs.run_folder import ADAPTER, MODEL
 from newleaf.train.runs.run_history import (
     CONFIG,
@@ -21,7 +21,7 @@ from newleaf.train.runs.run_history import (
     readable_lines,
 )
 
-NAMED = 5  # sources of a run that are named one by one
+MAX_SOURCES = 5  # sources of a run that are named one by one
 
 
 def facts(name: str | Path) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def run_facts(folder: Path) -> dict[str, Any]:
     tuned = config.get("task")
     sources = config.get("source")
     names = list(map(str, sources)) if isinstance(sources, list) else [str(sources or "")]
-    more = f" and {len(names) - NAMED:,} more (run.yaml names them)" if len(names) > NAMED else ""
-    found = {"run": str(folder), "source": ", ".join(names[:NAMED]) + more}
+    more = f" and {len(names) - MAX_SOURCES:,} more (run.yaml names them)" if len(names) > MAX_SOURCES else ""
+    found = {"run": str(folder), "source": ", ".join(names[:MAX_SOURCES]) + more}
     found |= {"begun": record.begun}
     found |= {"task": str(tuned), "tuned_from": str(config.get("model", ""))} if tuned else {}
     found["state"] = _state(
@@ -77,14 +77,17 @@ def _last(config: dict[str, Any], summary: dict[str, Any], folder: Path) -> dict
     """Which step model/ holds, and the last one's figure, on the rows that both were measured on."""
     key = next((name for name in summary if name.startswith("val_")), None)
     lower = key is None or key.endswith(("loss", "bits_per_byte"))
-    looks = validation_curve_of(list(readable_lines(folder / METRICS)), key, not lower) if key else None
+    looks = validation_curve(list(readable_lines(folder / METRICS)), key, not lower) if key else None
     if (
         looks is None
         or not isinstance(summary.get("best_step"), int)
         or not isinstance(summary.get("steps"), int)
     ):
         return {}
-    kept = kept_words(looks, summary, config) or f"of step {summary['best_step']:,}, the best and the last"
+    kept = (
+        describe_kept_weights(looks, summary, config)
+        or f"of step {summary['best_step']:,}, the best and the last"
+    )
     name = str(key).removeprefix("val_")
     return {
         "model_holds": kept,

@@ -10,7 +10,7 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size
 
 
-def announce(folder: Path, checkpoint: int, model: int, keep: int, already: int = 0) -> str:
+def describe_disk_use(folder: Path, checkpoint: int, model: int, keep: int, already: int = 0) -> str:
     """A sentence on what checkpoints of `checkpoint` bytes and a model of `model` bytes will take, `keep` of
     the former being kept.
 

@@ -38,7 +38,8 @@ class FolderLock:
             if not acquired:
                 with file:
                     raise InputError(
-                        f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose another"
+                        f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose "
+                        f"another"
                     )
             if _still_there(file, self.folder / NAME):
                 file.truncate(0)

@@ -35,7 +35,7 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
         color=VALIDATION,
         marker="o",
         markersize=4,
-        label=_said(best),
+        label=_legend_label(best),
     )
     axes.set(xlabel="step", ylabel="loss (nats per token)" if in_bits else "loss")
     # A folder may have any name: dollars are no formula here, and bytes that are no text have no letters.
@@ -78,7 +78,7 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def _said(best: dict[str, Any] | None) -> str:
+def _legend_label(best: dict[str, Any] | None) -> str:
     """The validation's name, with the best of it."""
     if best is None:
         return "validation"

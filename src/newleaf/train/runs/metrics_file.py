@@ -17,7 +17,7 @@ from newleaf.format_amounts import counted
 from newleaf.storage.atomic_write import write_atomically
 
 
-class Metrics:
+class MetricsFile:
     """The file at `path`. Lines that cannot be written (a full disk) wait in memory and are tried again with
     the next.
 
@@ -60,10 +60,13 @@ class Metrics:
         found = self.path.read_bytes() if self.path.exists() else b""
         kept, told = found[:size], None
         if size is None or len(found) < size or crc32 not in (None, zlib.crc32(kept)):
-            kept, lost = _readable(found, step)
+            kept, lost = _intact_lines(found, step)
             if size is not None or lost:
-                aside = _keep(self.path, found)
-                told = f"Warning: {self.path} is damaged; it is kept as {aside.name}, and its lines of {_steps(kept)} of {step} steps stay."
+                aside = _save_damaged_copy(self.path, found)
+                told = (
+                    f"Warning: {self.path} is damaged; it is kept as {aside.name}, and its lines of "
+                    f"{_count_steps(kept)} of {step} steps stay."
+                )
         with write_atomically(self.path) as fresh:
             fresh.write_bytes(kept)
         self.waiting, self.crc32 = b"", zlib.crc32(kept)
@@ -97,7 +100,7 @@ def read_lines(metrics: Path, strict: bool = False) -> Iterator[dict[str, Any]]:
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):
                     continue
-                line = parsed(raw)
+                line = parse_line(raw)
                 if line is not None:
                     yield line
                 elif strict:
@@ -107,7 +110,7 @@ def read_lines(metrics: Path, strict: bool = False) -> Iterator[dict[str, Any]]:
         logging.getLogger("newleaf").warning(f"{metrics}: {counted(damaged, 'damaged line')} passed over")
 
 
-def parsed(raw: bytes) -> dict[str, Any] | None:
+def parse_line(raw: bytes) -> dict[str, Any] | None:
     """One line; None when it is not what a run writes."""
     try:
         line = json.loads(raw)
@@ -116,18 +119,18 @@ def parsed(raw: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
-def _readable(found: bytes, step: int) -> tuple[bytes, bool]:
+def _intact_lines(found: bytes, step: int) -> tuple[bytes, bool]:
     """The whole lines up to `step`, and whether there are others that cannot be read."""
-    lines = [(raw, parsed(raw)) for raw in found.splitlines(keepends=True) if raw.endswith(b"\n")]
+    lines = [(raw, parse_line(raw)) for raw in found.splitlines(keepends=True) if raw.endswith(b"\n")]
     kept = b"".join(raw for raw, line in lines if line is not None and line["step"] <= step)
     return kept, any(line is None for _, line in lines)
 
 
-def _steps(lines: bytes) -> int:
+def _count_steps(lines: bytes) -> int:
     return sum(b'"factor"' in line for line in lines.splitlines())
 
 
-def _keep(path: Path, content: bytes) -> Path:
+def _save_damaged_copy(path: Path, content: bytes) -> Path:
     """The content under a name beside `path` that is free."""
     names = (
         path.with_name(f"{path.stem}.damaged{number}{path.suffix}")

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from newleaf.train.runs.metrics_file import Metrics
+from newleaf.train.runs.metrics_file import MetricsFile
 from newleaf.train.runs.run_folder import RunFolder
 
 
-class ReadOnlyMetrics(Metrics):
+class ReadOnlyMetricsFile(MetricsFile):
     """metrics.jsonl can be read, and is written by another process."""
 
     def start(self) -> None: ...
@@ -25,7 +25,7 @@ class ReadOnlyRunFolder(RunFolder):
 
     def __init__(self, path: Any) -> None:
         super().__init__(path)
-        self.metrics = ReadOnlyMetrics(self.metrics.path)
+        self.metrics = ReadOnlyMetricsFile(self.metrics.path)
 
     def check_free(self, overwrite: bool) -> None: ...
 
@@ -37,7 +37,7 @@ class ReadOnlyRunFolder(RunFolder):
 
     def set_best_aside(self) -> None: ...
 
-    def take_back_best(self) -> None: ...
+    def restore_best(self) -> None: ...
 
     def write_summary(self, summary: dict[str, Any]) -> None: ...
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from newleaf.format_amounts import counted
-from newleaf.train.sizing import LADDER
+from newleaf.train.sizing import MODEL_SIZES
 
 WORSE = 0.005  # of the best figure: less than this above it is noise
 FALLING = 0.015  # of the figure: a fall by more over the last part of the run goes on
@@ -22,8 +22,8 @@ WIDE_GAP = 0.15
 # rereading up to four times is as good as new text (Muennighoff et al. 2023)
 FEW_EPOCHS, MANY_EPOCHS = 4.0, 8.0
 
-MOST_UNTRAINED = 1  # steps of a timed run after which nothing was learned that a figure could show
-ENOUGH_STEPS = 100  # that such a run is advised to take
+MAX_UNTRAINED_STEPS = 1  # steps of a timed run after which nothing was learned that a figure could show
+ADVISED_STEPS = 100  # that such a run is advised to take
 
 Advice = Literal["text", "longer", "larger"]
 
@@ -47,7 +47,7 @@ class ValidationCurve:
         return self.last_step > self.best_step and abs(self.last - self.best) > WORSE * abs(self.best)
 
 
-def validation_curve_of(
+def validation_curve(
     metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: bool = False
 ) -> ValidationCurve | None:
     """The validations in a metrics.jsonl by this figure; None where there is none after the first step."""
@@ -82,7 +82,7 @@ def diagnose(
 ) -> Diagnosis | None:
     """By its curve, and how often it has read its text; None where the run has no validation in bits per
     byte."""
-    looks = validation_curve_of(metrics, "val_bits_per_byte")
+    looks = validation_curve(metrics, "val_bits_per_byte")
     if looks is None:
         return None
     made = config.get("record") or {}
@@ -128,23 +128,25 @@ def diagnosis_lines(
         f"{counted(summary['steps'], 'step')} "
         f"and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s{ended}"
     ]
-    lines += _said("beside it", beside(config))
+    lines += _line("beside it", describe_baselines(config))
     if found is not None:
-        lines += _said("model/", kept_words(found.looks, summary, config))
-        lines += _said("measured", measured_words(found.looks, summary, metrics))
+        lines += _line("model/", describe_kept_weights(found.looks, summary, config))
+        lines += _line("measured", describe_final_validation(found.looks, summary, metrics))
         short = out_of_time(config, summary)
-        lines += _said("note", short)
-        lines += _said("what helps", help_words(found) if summary.get("finished") and short is None else None)
+        lines += _line("note", short)
+        lines += _line(
+            "what helps", describe_advice(found) if summary.get("finished") and short is None else None
+        )
     return lines + [
         f"  {name:<15} {command}" for name, command in next_commands(path, config, summary, found)
     ]
 
 
-def _said(name: str, words: str | None) -> list[str]:
+def _line(name: str, words: str | None) -> list[str]:
     return [f"  {name:<15} {words}"] if words else []
 
 
-def beside(config: Mapping[str, Any]) -> str | None:
+def describe_baselines(config: Mapping[str, Any]) -> str | None:
     """What a compressor and plain counting make of the same text, where the run has measured it."""
     made = config.get("record") or {}
     xz, unigram = made.get("xz_bits_per_byte"), made.get("unigram_bits_per_byte")
@@ -153,7 +155,9 @@ def beside(config: Mapping[str, Any]) -> str | None:
     return f"xz takes {xz:.3f} for the same text, and counting its single bytes {unigram:.3f}"
 
 
-def kept_words(looks: ValidationCurve, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+def describe_kept_weights(
+    looks: ValidationCurve, summary: Mapping[str, Any], config: Mapping[str, Any]
+) -> str | None:
     """Which step's weights model/ holds, where that is not plain."""
     step, keep = (
         int(summary.get("best_step", summary["steps"])),
@@ -177,7 +181,7 @@ def kept_words(looks: ValidationCurve, summary: Mapping[str, Any], config: Mappi
     return f"{which}; {rose}"
 
 
-def measured_words(
+def describe_final_validation(
     looks: ValidationCurve, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> str | None:
     """Why the figure is another than the one that was shown on the way."""
@@ -195,7 +199,7 @@ def measured_words(
     return f"on all held-out text that is used; what was shown on the way is of a sample of {windows} ({line['val_bits_per_byte']:.3f})"
 
 
-def help_words(found: Diagnosis) -> str:
+def describe_advice(found: Diagnosis) -> str:
     """Whether more text, more steps or a larger model would help most, and by what sign."""
     read = (
         f"it has read its text {found.epochs:.1f} times"
@@ -225,34 +229,36 @@ def next_commands(
     if found is None:
         return [write, look]
     advice: Advice = "longer" if out_of_time(config, summary) is not None else found.advice
-    return [("make it better", better_command(path, config, summary, advice)), write, look]
+    return [("make it better", improving_command(path, config, summary, advice)), write, look]
 
 
-def better_command(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], advice: Advice) -> str:
+def improving_command(
+    path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], advice: Advice
+) -> str:
     """The command that follows the advice, ready to be typed but for what only the user has."""
     where, again = shlex.quote(str(path)), shlex.quote(f"{path}-2")
     sources = config.get("source") or []
     text = " ".join(shlex.quote(str(each)) for each in sources) if len(sources) <= 3 else "TEXT"
     if advice == "longer":
-        return f"newleaf pretrain --resume {where} {_twice(config, summary)}"
+        return f"newleaf pretrain --resume {where} {_doubled(config, summary)}"
     if advice == "text":
         return f"newleaf pretrain {text} MORE_TEXT --out {again} {_length(config, summary)}"
     width = (config.get("model") or {}).get("n_embd", 0)
-    layers, wider, _ = next((rung for rung in LADDER if rung[1] > width), LADDER[-1])
+    layers, wider, _ = next((rung for rung in MODEL_SIZES if rung[1] > width), MODEL_SIZES[-1])
     return f"newleaf pretrain {text} --size {layers}x{wider} --out {again} {_length(config, summary, 3)}"
 
 
-def _twice(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _doubled(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """As much again, as --resume takes it: more time, or twice the steps in all."""
     time = (config.get("train") or {}).get("time")
-    return f"--time {enough_time(config, summary)}" if time else f"--steps {2 * int(summary['steps'])}"
+    return f"--time {advised_time(config, summary)}" if time else f"--steps {2 * int(summary['steps'])}"
 
 
 def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
     """That a timed run took no more than one step, why that may be, and what to do; None where it took
     more."""
     time, steps = (config.get("train") or {}).get("time"), int(summary.get("steps", 0))
-    if not time or steps > MOST_UNTRAINED or not summary.get("finished"):
+    if not time or steps > MAX_UNTRAINED_STEPS or not summary.get("finished"):
         return None
     took = f", and that took {float(summary.get('train_seconds', 0)):.0f} s" if steps else ""
     return (
@@ -263,14 +269,14 @@ def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | 
     )
 
 
-def enough_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """--time for as long as the run again; where that was next to no steps, for about `ENOUGH_STEPS` by the
+def advised_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """--time for as long as the run again; where that was next to no steps, for about `MIN_STEPS` by the
     pace it had."""
     time = str((config.get("train") or {}).get("time"))
     if out_of_time(config, summary) is None:
         return time
     steps, took = int(summary["steps"]), float(summary.get("train_seconds", 0))
-    wanted = float(summary["total_seconds"]) + (ENOUGH_STEPS * took / steps if steps else 0.0)
+    wanted = float(summary["total_seconds"]) + (ADVISED_STEPS * took / steps if steps else 0.0)
     return f"{math.ceil(max(wanted, 120.0) / 60)}m"
 
 

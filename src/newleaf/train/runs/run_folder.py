@@ -20,7 +20,7 @@ from newleaf.storage.atomic_write import (
     write_text,
 )
 from newleaf.train.runs.folder_lock import NAME as LOCK
-from newleaf.train.runs.metrics_file import Metrics
+from newleaf.train.runs.metrics_file import MetricsFile
 from newleaf.untrusted import parse_yaml, read_object, read_text
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = (
@@ -33,8 +33,8 @@ CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = (
 )
 ADAPTER = "adapter"  # in the place of model/, where only an adapter was trained
 BEST = "best"  # in state/: the best model, while model/ holds one that a stop left
-COMING = ".run.yaml.coming"  # the configuration of a run that is taking the place of an earlier one
-NEEDED = ("finished", "steps", "tokens_seen", "total_seconds")  # of summary.json
+PENDING_CONFIG = ".run.yaml.coming"  # the configuration of a run that is taking the place of an earlier one
+REQUIRED = ("finished", "steps", "tokens_seen", "total_seconds")  # of summary.json
 SECTIONS = ("train", "record")  # of run.yaml, which are mappings
 REPORTS = ("report.json", "report.txt", "confusion.png", "answers.jsonl")  # of tuned runs
 
@@ -47,7 +47,7 @@ class RunFolder:
         self.model = self.path / MODEL
         self.product = self.model  # what the run makes; a session says when it is ADAPTER
         self.state = self.path / STATE
-        self.metrics = Metrics(self.path / METRICS)
+        self.metrics = MetricsFile(self.path / METRICS)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []  # hear each line that is recorded
 
     def is_run(self) -> bool:
@@ -86,7 +86,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.is_run():
-            write_text(self.path / COMING, _yaml(config))
+            write_text(self.path / PENDING_CONFIG, _yaml(config))
         (self.path / SUMMARY).unlink(missing_ok=True)
         for folder in (self.state, self.path / MODEL, self.path / ADAPTER):
             remove_directory(folder)
@@ -94,7 +94,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         self.write_config(config)
         self.metrics.start()
-        (self.path / COMING).unlink(missing_ok=True)
+        (self.path / PENDING_CONFIG).unlink(missing_ok=True)
 
     def extend(self, config: dict[str, Any]) -> None:
         """Begin a further part of the run. Its summary goes first, so that a kill in between leaves the run
@@ -105,7 +105,7 @@ class RunFolder:
     def coming(self) -> dict[str, Any] | None:
         """The configuration of a run that was killed while it took the place of an earlier one; None where
         there is no such run."""
-        return _configuration(self.path / COMING) if (self.path / COMING).exists() else None
+        return _configuration(self.path / PENDING_CONFIG) if (self.path / PENDING_CONFIG).exists() else None
 
     def sweep(self) -> None:
         """Remove what a killed process left half written; for whoever holds the folder's lock."""
@@ -116,7 +116,7 @@ class RunFolder:
         """Make room in model/ for weights that are no part of the run, keeping those that are."""
         self.product.rename(self.state / BEST)
 
-    def take_back_best(self) -> None:
+    def restore_best(self) -> None:
         """Undo `set_best_aside`, if it was done."""
         if (self.state / BEST).exists():
             shutil.rmtree(self.product, ignore_errors=True)
@@ -150,7 +150,7 @@ class RunFolder:
         if not file.exists():
             return None
         values = read_object(file)
-        if lacking := [name for name in NEEDED if name not in values]:
+        if lacking := [name for name in REQUIRED if name not in values]:
             raise InputError(f"{file}: is not a run's summary, it lacks {lacking[0]}")
         return values
 

@@ -13,10 +13,10 @@ from newleaf.errors import InputError
 from newleaf.recipe import build, plain, seconds
 from newleaf.train.objective.schedule import (
     ClockSchedule,
-    Extended,
+    ExtendedSchedule,
     ReplaySchedule,
     Schedule,
-    Shape,
+    ScheduleShape,
     StepSchedule,
 )
 from newleaf.train.objective.train_config import LENGTHS, Extension, TrainConfig
@@ -42,13 +42,13 @@ class StepSize:
 
 
 def build_schedule(
-    train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]
+    train: TrainConfig, size: StepSize, clock: Callable[[float, ScheduleShape], ClockSchedule]
 ) -> Schedule:
     """The schedule of a run; `clock(seconds, shape)` makes one that follows the clock from now on.
 
     Raises InputError where a recorded schedule cannot be read, or an extension ends before it begins.
     """
-    found = _first(train, size, clock)
+    found = _first_schedule(train, size, clock)
     for number, extension in enumerate(train.extended):
         shape = dataclasses.replace(train.schedule, start=extension.start)
         if extension.time is not None:  # an earlier one has passed, whatever it was
@@ -62,13 +62,13 @@ def build_schedule(
                 f"{name}: {getattr(extension, name):,} makes a run of {steps:,} steps, and this one has "
                 f"taken {extension.step:,}; give more"
             )
-        found = Extended(found, StepSchedule(steps, shape, extension.step))
+        found = ExtendedSchedule(found, StepSchedule(steps, shape, extension.step))
     assert found is not None
     return found
 
 
-def _first(
-    train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]
+def _first_schedule(
+    train: TrainConfig, size: StepSize, clock: Callable[[float, ScheduleShape], ClockSchedule]
 ) -> Schedule | None:
     """As the run was begun; None where it followed the clock and was extended since."""
     if train.replay is not None:
@@ -91,7 +91,7 @@ def checked_lengths(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(built, name) for name in named}
 
 
-def longer(
+def with_extension(
     values: Mapping[str, Any], lengths: Mapping[str, Any], step: int, elapsed: float, rate: float
 ) -> dict[str, Any]:
     """A run.yaml's content with an extension: from `step` on, which the run reached after `elapsed` seconds
@@ -125,7 +125,7 @@ def last_rate(lines: Iterable[Mapping[str, Any]], step: int, scale: float) -> fl
     return float(factors[-1]) / scale if factors and scale else 0.0
 
 
-def extension_words(train: TrainConfig) -> str:
+def describe_extension(train: TrainConfig) -> str:
     """What an extension does to length and learning rate, in a sentence or two."""
     extension, shape = train.extended[-1], train.schedule
     name = next(name for name in LENGTHS if getattr(extension, name) is not None)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from newleaf.errors import InputError
 
 PROJECT = "newleaf"
-PLACES = ("step", "prompt", "sample")  # of a metrics line; all else that is a number is a curve
+NOT_METRICS = ("step", "prompt", "sample")  # of a metrics line; all else that is a number is a curve
 
 
 class Tracker(Protocol):
@@ -179,7 +179,9 @@ class Trackers:
     def record(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
         step = int(line["step"])
-        values = {name: value for name, value in line.items() if name not in PLACES and _is_number(value)}
+        values = {
+            name: value for name, value in line.items() if name not in NOT_METRICS and _is_number(value)
+        }
         for name, tracker in list(self.open.items()):
             try:
                 if "sample" in line:

@@ -24,7 +24,7 @@ from newleaf.text.chat_template import ChatTemplate, RenderOptions
 from newleaf.text.messages import Message
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.objective.objective import Figures, Written
+from newleaf.train.objective.objective import SampledText, ValidationMetrics
 from newleaf.tune.chat.chat_config import ChatConfig
 from newleaf.tune.conversations.conversation_formats import Conversation
 from newleaf.tune.conversations.example import Example
@@ -38,7 +38,7 @@ ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Talks:
+class HeldOutConversations:
     """Conversations with their examples, as rows of a validation: any of them packed into windows."""
 
     talks: Sequence[tuple[Conversation, Sequence[Example]]]
@@ -70,7 +70,7 @@ class ChatEvaluator(LossEvaluator):
         self,
         network: nn.Module,
         template: ChatTemplate,
-        talks: Talks,
+        talks: HeldOutConversations,
         config: ChatConfig,
         sampling: SamplingConfig,
         prompts: Sequence[str],
@@ -91,7 +91,7 @@ class ChatEvaluator(LossEvaluator):
         self.prompts = tuple(self.asked)
         self.written: list[dict[str, Any]] = []  # at the last look
 
-    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """The loss over this many conversations, evenly spaced, or over all, and the measure over at most
         `config.answers` of them."""
         found = super().validate(rows, to_the_end)
@@ -99,7 +99,7 @@ class ChatEvaluator(LossEvaluator):
             return found
         return found | self.ranks.on_rank_zero(lambda: self._measured(evenly(self.all_rows, rows)))
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
         responder = ChatResponder(self.gpt.config.context_length, self.template)
@@ -111,8 +111,8 @@ class ChatEvaluator(LossEvaluator):
                 self.check_stop()
                 text += piece.text
                 if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):
-                    return Written(text, cut=True)
-        return Written(text)
+                    return SampledText(text, cut=True)
+        return SampledText(text)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """What was asked and answered at the last look, beside the references."""
@@ -121,7 +121,7 @@ class ChatEvaluator(LossEvaluator):
         )
         return {"answers": len(self.written)}
 
-    def _measured(self, numbers: Sequence[int]) -> Figures:
+    def _measured(self, numbers: Sequence[int]) -> ValidationMetrics:
         assert self.config.measure is not None
         found = [
             last for number in numbers if (last := _last_question(self.talks.talks[number][0])) is not None

@@ -9,7 +9,7 @@ from newleaf.data.encodings import canonical_encoding
 
 
 @dataclass(frozen=True)
-class TalkDataConfig:
+class ConversationDataConfig:
     """Rows of conversations or pairs. `val_fraction` takes the last ones, unless `validation` names sources
     of its own; `limit` and `validation_limit` count rows. `on_error="skip"` leaves out bad rows, and ones
     that are too long, and counts them. `encoding` is that of the files, which is guessed where they are not

@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 from newleaf.train.display.monitor import Monitor
 from newleaf.tune.conversations.assistant_mask import Answers
-from newleaf.tune.conversations.conversation_config import TalkDataConfig
+from newleaf.tune.conversations.conversation_config import ConversationDataConfig
 from newleaf.tune.conversations.conversation_formats import Conversation
 from newleaf.tune.conversations.example import Example, ExamplePair
 from newleaf.tune.conversations.read_examples import Findings, Reading
@@ -29,7 +29,7 @@ class Split:
     former)."""
 
     sources: Sequence[str]
-    config: TalkDataConfig
+    config: ConversationDataConfig
 
     @property
     def validation(self) -> Sequence[str] | None:
@@ -57,7 +57,7 @@ class Split:
         return train, held_out
 
 
-def read_talks(
+def read_conversations(
     split: Split, reading: Reading, answers: Answers, monitor: Monitor
 ) -> tuple[list[Talk], list[Talk]]:
     """The conversations that teach something, with their examples; what was left out is said."""

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from newleaf.measure.classification import label_scores, multi_label_scores
 
-MOST_CHARACTERS = 3_000_000  # of text, for which n-grams of characters take seconds and not minutes
+MAX_CHARACTERS = 3_000_000  # of text, for which n-grams of characters take seconds and not minutes
 
 FIRST_ROWS, MORE_ROWS = 2000, 4  # that are fitted first in limited time; at most so many times as many next
-DEARER = 1.25  # a row among more rows: they have more words
+CHARACTER_COST = 1.25  # a row among more rows: they have more words
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -55,19 +55,19 @@ def bag_of_words(
         return {}
     limit = limit or TimeLimit()
     kinds: dict[str, dict[str, Any]] = {"words": {"ngram_range": (1, 2)}}
-    if sum(map(len, train)) <= MOST_CHARACTERS:
+    if sum(map(len, train)) <= MAX_CHARACTERS:
         kinds["characters"] = {"analyzer": "char_wb", "ngram_range": (2, 5)}
     found = {}
     for name, options in kinds.items():
         each = TimeLimit(limit.seconds / len(kinds), limit.clock)
-        guess, rows = _in_time(partial(_fitted, train, answers, options, seed), len(train), seed, each)
+        guess, rows = _fit_in_time(partial(_fitted, train, answers, options, seed), len(train), seed, each)
         of = "" if rows == len(train) else f" ({rows:,} of {len(train):,} rows)"
         if guess is not None:
             found[f"tf-idf {name}{of}"] = guess
     return found
 
 
-def _in_time(
+def _fit_in_time(
     fit: Callable[[Ints], Proposal | None], count: int, seed: int, limit: TimeLimit
 ) -> tuple[Proposal | None, int]:
     """What is fitted on as many of `count` rows as the time allows, and their number: a few first, then more
@@ -78,7 +78,7 @@ def _in_time(
         before = limit.clock()
         guess = fit(np.sort(order[:rows]))
         now = limit.clock()
-        row_seconds = DEARER * max(now - before, 1e-9) / rows
+        row_seconds = CHARACTER_COST * max(now - before, 1e-9) / rows
         more = (
             min(count, MORE_ROWS * rows, int((limit.seconds - (now - begin)) / row_seconds))
             if rows < count

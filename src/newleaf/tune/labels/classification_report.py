@@ -14,7 +14,7 @@ from newleaf.measure.classification import label_scores, multi_label_scores
 from newleaf.storage.atomic_write import write_atomically, write_json, write_text
 from newleaf.storage.classifier_folder import Head
 
-MOST_SHOWN = 12  # labels of a confusion table in a terminal
+MAX_LABELS_SHOWN = 12  # labels of a confusion table in a terminal
 REPORT, TABLE, PICTURE = "report.json", "report.txt", "confusion.png"
 
 
@@ -71,7 +71,7 @@ def report_lines(values: Mapping[str, Any], own: bool = True) -> list[str]:
 
 def confusion_lines(labels: Sequence[str], table: Sequence[Sequence[int]]) -> list[str]:
     """Who was taken for whom, a line for each label; nothing where there are too many to read."""
-    if not 0 < len(labels) <= MOST_SHOWN:
+    if not 0 < len(labels) <= MAX_LABELS_SHOWN:
         return []
     return aligned(
         [

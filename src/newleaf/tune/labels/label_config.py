@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from newleaf.recipe import merge
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.labels.label_rows import LabelledConfig
 from newleaf.tune.tune_config import TuneConfig
 from newleaf.tune.tuning_task import USUAL
@@ -49,4 +49,4 @@ class LabelTaskConfig(TuneConfig):
 
 # GPT-1's own: 32 rows, three epochs, rates warmed up over 0.2 % of the steps and let down linearly.
 GPT1: dict[str, Any] = merge(USUAL, {"train": {"schedule": {"warmup": 0.002, "decay": 0.998}}})
-ROWS = Usual(32)
+ROWS = TaskDefaults(32)

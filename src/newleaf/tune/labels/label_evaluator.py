@@ -14,7 +14,7 @@ from torch import nn
 
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
-from newleaf.train.objective.objective import Figures, Written
+from newleaf.train.objective.objective import SampledText, ValidationMetrics
 from newleaf.tune.labels.baselines import Floats, Proposal, scores
 from newleaf.tune.labels.classification_report import figures, write_report
 from newleaf.tune.labels.label_batches import LabelRow
@@ -26,7 +26,7 @@ SAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutRows:
     """Rows to be judged on, and what they were before they became ids."""
 
     rows: Sequence[LabelRow]
@@ -36,9 +36,9 @@ class Held:
         """Labels' numbers [N], or [N, L] of 0 and 1 with several labels."""
         return np.array([row.answer for row in self.rows]).astype(np.int64)
 
-    def some(self, numbers: Sequence[int]) -> Held:
+    def some(self, numbers: Sequence[int]) -> HeldOutRows:
         """These rows, without what they were."""
-        return Held([self.rows[number] for number in numbers], ())
+        return HeldOutRows([self.rows[number] for number in numbers], ())
 
 
 class LabelEvaluator:
@@ -46,7 +46,7 @@ class LabelEvaluator:
     same."""
 
     def __init__(
-        self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None,
+        self, network: nn.Module, head: Head, pad_id: int, validation: HeldOutRows, test: HeldOutRows | None,
         baselines: Mapping[str, Proposal],
         check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
@@ -65,7 +65,7 @@ class LabelEvaluator:
         self.prompts = self.prompts_at(0)
         self.last: tuple[list[int], Floats] | None = None  # rows of the last look, and their probabilities
 
-    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """`val_loss` in nats a row and the scores, over so many rows, evenly spaced, or all."""
         numbers = evenly(self.all_rows, rows)
         some = self.validation.some(numbers)
@@ -85,7 +85,7 @@ class LabelEvaluator:
         some = [self.order[(check * SAMPLES + place) % count] for place in range(min(SAMPLES, count))]
         return tuple(dict.fromkeys(_shown(self.validation.examples[number]) for number in some))
 
-    def sample(self, prompt: str, seconds: float) -> Written:
+    def sample(self, prompt: str, seconds: float) -> SampledText:
         """The label given to one of the held-out texts, and what it is."""
         number = self.places[prompt]
         row = self.validation.rows[number]
@@ -98,7 +98,7 @@ class LabelEvaluator:
             else example.answers
         )
         is_ = truth if isinstance(truth, str) else ", ".join(map(str, truth)) or "none"
-        return Written(f" → {given} (is {is_})", writes=False)
+        return SampledText(f" → {given} (is {is_})", writes=False)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """The closing report: on so many of the test rows where there are some, on the rows of the last look

@@ -30,7 +30,7 @@ from newleaf.storage.classifier_folder import (
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Measure, Objective
+from newleaf.train.objective.objective import Objective, SelectionMetric
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
@@ -38,7 +38,7 @@ from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.labels.baselines import Proposal, TimeLimit, bag_of_words, majority
 from newleaf.tune.labels.label_batches import LabelBatches, LabelRow
 from newleaf.tune.labels.label_config import LabelTaskConfig
-from newleaf.tune.labels.label_evaluator import Held, LabelEvaluator, text_of
+from newleaf.tune.labels.label_evaluator import HeldOutRows, LabelEvaluator, text_of
 from newleaf.tune.labels.label_loss import LabelLoss
 from newleaf.tune.labels.label_rows import Example, Examples, read_examples
 from newleaf.tune.labels.label_tokens import Encoder, with_label_tokens
@@ -50,11 +50,11 @@ from newleaf.version import VERSION
 BASELINE_SHARE = 0.08  # of a timed run
 PARTS = ("train", "validation", "test")
 MEASURES = {
-    "accuracy": Measure("val_accuracy", "accuracy", higher_is_better=True),
-    "macro_f1": Measure("val_macro_f1", "macro-F1", higher_is_better=True),
-    "micro_f1": Measure("val_micro_f1", "micro-F1", higher_is_better=True),
-    "matthews": Measure("val_matthews", "Matthews correlation", higher_is_better=True),
-    "loss": Measure("val_loss", "nats a row"),
+    "accuracy": SelectionMetric("val_accuracy", "accuracy", higher_is_better=True),
+    "macro_f1": SelectionMetric("val_macro_f1", "macro-F1", higher_is_better=True),
+    "micro_f1": SelectionMetric("val_micro_f1", "micro-F1", higher_is_better=True),
+    "matthews": SelectionMetric("val_matthews", "Matthews correlation", higher_is_better=True),
+    "loss": SelectionMetric("val_loss", "nats a row"),
 }
 
 
@@ -65,8 +65,8 @@ class LabelObjective:
     validates_before_training = True
 
     def __init__(
-        self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: Held,
-        test: Held | None, baselines: Mapping[str, Proposal], fingerprint: str,
+        self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: HeldOutRows,
+        test: HeldOutRows | None, baselines: Mapping[str, Proposal], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
         self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines
@@ -184,11 +184,11 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
             name: _rows(encoder, getattr(found, name), head, weights if name == "train" else {})
             for name in ("train", "validation", "test")
         }
-        _tell(monitor, config, found, rows, labels, length)
+        _announce(monitor, config, found, rows, labels, length)
         if (why := why_not_stock_classifier(base.config, head)) is not None:
             monitor.say(f"Note: {why}.")
-        validation = Held(rows["validation"], found.validation)
-        test = Held(rows["test"], found.test) if rows["test"] else None
+        validation = HeldOutRows(rows["validation"], found.validation)
+        test = HeldOutRows(rows["test"], found.test) if rows["test"] else None
         baselines = (
             _baselines(config, found, rows["train"], test or validation, head, monitor, ranks)
             if ranks.is_rank_zero
@@ -292,7 +292,7 @@ def _rows(
     return rows
 
 
-def _tell(
+def _announce(
     monitor: Monitor,
     config: LabelTaskConfig,
     found: Examples,
@@ -329,7 +329,7 @@ def _baselines(
     config: LabelTaskConfig,
     found: Examples,
     train: Sequence[LabelRow],
-    held: Held,
+    held: HeldOutRows,
     head: Head,
     monitor: Monitor,
     ranks: Ranks,

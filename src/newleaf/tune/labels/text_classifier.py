@@ -30,7 +30,7 @@ WANTS = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class Classification:
     """What a classifier says of one question: the answer, in the data's type (the number of a continuation; a
     list with several labels), and the probability of each label or continuation. Of a regression the answer
     is its number, or a list of them, and there are no probabilities. `cut` says that the texts were longer
@@ -64,7 +64,7 @@ class LabelModel:
             raise no_tokenizer("this classifier")
         return self.own_tokenizer
 
-    def judge(self, questions: Sequence[Question]) -> list[Judged]:
+    def judge(self, questions: Sequence[Question]) -> list[Classification]:
         """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
         if not questions:
             return []
@@ -72,7 +72,9 @@ class LabelModel:
         if self.head.regression:
             values = [[float(value) for value in row] for row in logits]
             answers = [row[0] if len(row) == 1 else row for row in values]
-            return [Judged(answer, {}, row.encoded.cut) for answer, row in zip(answers, rows, strict=True)]
+            return [
+                Classification(answer, {}, row.encoded.cut) for answer, row in zip(answers, rows, strict=True)
+            ]
         chances = to_probabilities(logits, self.head)
         return [
             self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)
@@ -110,11 +112,13 @@ class LabelModel:
             )
         return texts
 
-    def _judged(self, chance: npt.NDArray[np.float64], row: LabelRow, texts: Sequence[str]) -> Judged:
+    def _judged(self, chance: npt.NDArray[np.float64], row: LabelRow, texts: Sequence[str]) -> Classification:
         labels: Sequence[Label] = self.head.labels
         if self.head.shape == "choice":
             labels = range(len(texts) - 1)
         named = {label: float(value) for label, value in zip(labels, chance[: len(labels)], strict=True)}
         if self.head.multi_label:
-            return Judged([label for label, value in named.items() if value > 0.5], named, row.encoded.cut)
-        return Judged(max(named, key=lambda label: named[label]), named, row.encoded.cut)
+            return Classification(
+                [label for label, value in named.items() if value > 0.5], named, row.encoded.cut
+            )
+        return Classification(max(named, key=lambda label: named[label]), named, row.encoded.cut)

@@ -17,18 +17,18 @@ from newleaf.recipe import build, merge
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.objective.objective import Measure, Objective
+from newleaf.train.objective.objective import Objective, SelectionMetric
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
-from newleaf.tune.chat.chat_evaluator import ChatEvaluator, Talks
+from newleaf.tune.chat.chat_evaluator import ChatEvaluator, HeldOutConversations
 from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
-from newleaf.tune.conversations.conversation_config import TalkDataConfig
+from newleaf.tune.conversations.conversation_config import ConversationDataConfig
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.conversations.read_examples import Reading
-from newleaf.tune.conversations.split import Split, Talk, fingerprint_of, read_talks
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.conversations.split import Split, Talk, fingerprint_of, read_conversations
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.tune_config import TuneConfig
 from newleaf.tune.tuning_task import USUAL, Task
 
@@ -37,7 +37,7 @@ from newleaf.tune.tuning_task import USUAL, Task
 class ChatTuneConfig(TuneConfig):
     """The recipe: `data` for the rows, `chat` for what becomes of them."""
 
-    data: TalkDataConfig = field(default_factory=TalkDataConfig)
+    data: ConversationDataConfig = field(default_factory=ConversationDataConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
 
 
@@ -54,7 +54,7 @@ class ChatObjective(ChatModelObjective):
         self.packed = PackedExamples(
             examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed
         )
-        self.talks = Talks(held_out, config.chat.length, ready.pad_id)
+        self.talks = HeldOutConversations(held_out, config.chat.length, ready.pad_id)
         positions = sum(example.places for example in examples)
         sizes = Sizes(len(self.packed), positions, self.packed.targets, len(held_out))
         super().__init__(
@@ -65,12 +65,12 @@ class ChatObjective(ChatModelObjective):
         )
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> SelectionMetric:
         metric = self.config.chat.measure
         if metric is None:
-            return Measure("val_loss", "nats per token")
+            return SelectionMetric("val_loss", "nats per token")
         name = headline(metric)
-        return Measure(
+        return SelectionMetric(
             f"val_{name}",
             {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}.get(name, "% exact"),
             higher_is_better=True,
@@ -129,7 +129,9 @@ def conversations_of(
         encoding=config.data.encoding,
         context=base.config.context_length,
     )
-    train, held_out = read_talks(Split(config.source, config.data), reading, Answers(ready.template), monitor)
+    train, held_out = read_conversations(
+        Split(config.source, config.data), reading, Answers(ready.template), monitor
+    )
     return (
         dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)),
         ready,
@@ -139,5 +141,8 @@ def conversations_of(
 
 
 TASK = Task(
-    ChatTuneConfig, open_chat, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048)
+    ChatTuneConfig,
+    open_chat,
+    merge(USUAL, {"train": {"eval_windows": 256}}),
+    TaskDefaults(8, batch_tokens=2048),
 )

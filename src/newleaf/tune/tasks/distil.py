@@ -24,18 +24,18 @@ from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Measure, Objective
+from newleaf.train.objective.objective import Objective, SelectionMetric
 from newleaf.tune.base_model import Base, check_length, fingerprint
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
 from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
-from newleaf.tune.conversations.conversation_config import TalkDataConfig
+from newleaf.tune.conversations.conversation_config import ConversationDataConfig
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.conversations.read_examples import Reading
-from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.conversations.split import Split, fingerprint_of, read_conversations
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.loss_evaluator import LossEvaluator
 from newleaf.tune.losses.distillation import DistilLoss, TeacherBatch, TeacherRows, open_teacher_store
 from newleaf.tune.losses.loss_config import DistilConfig
@@ -44,7 +44,7 @@ from newleaf.tune.tune_config import TuneConfig
 from newleaf.tune.tuning_task import USUAL, Task
 
 EVAL_TOKENS = 4096  # in one batch of a validation
-MEASURE = Measure("val_loss", "distillation loss")
+MEASURE = SelectionMetric("val_loss", "distillation loss")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = _chat_base(config, base, teacher, monitor)
     data = config.data
-    rows = TalkDataConfig(
+    rows = ConversationDataConfig(
         data.val_fraction,
         data.validation_sources or None,
         data.limit,
@@ -200,7 +200,9 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
         encoding=rows.encoding,
         context=base.config.context_length,
     )
-    train, held_out = read_talks(Split(config.source, rows), reading, Answers(ready.template), monitor)
+    train, held_out = read_conversations(
+        Split(config.source, rows), reading, Answers(ready.template), monitor
+    )
     sides = [[example for _, made in talks for example in made] for talks in (train, held_out)]
     return DistilChatObjective(config, ready, sides[0], sides[1], teacher, monitor.stage)
 
@@ -260,5 +262,8 @@ def _as_text(config: DistilTuneConfig) -> TextConfig:
 
 
 TASK = Task(
-    DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048)
+    DistilTuneConfig,
+    open_distil,
+    merge(USUAL, {"train": {"eval_windows": 256}}),
+    TaskDefaults(8, batch_tokens=2048),
 )

@@ -12,18 +12,18 @@ from torch import nn
 from newleaf.format_amounts import counted
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Measure, Objective
+from newleaf.train.objective.objective import Objective, SelectionMetric
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
 from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
-from newleaf.tune.conversations.conversation_config import TalkDataConfig
+from newleaf.tune.conversations.conversation_config import ConversationDataConfig
 from newleaf.tune.conversations.example import ExamplePair
 from newleaf.tune.conversations.packing import ShuffledBatches
 from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_pairs
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.loss_evaluator import LossEvaluator
 from newleaf.tune.losses.loss_config import PreferenceConfig
 from newleaf.tune.losses.preference_losses import PairBatch, Pairs, PreferenceLoss, with_reference
@@ -37,7 +37,7 @@ EVAL_PAIRS = 8  # in one batch of a validation
 class PreferenceTuneConfig(TuneConfig):
     """The recipe: `data` for the rows, `chat` for how they are rendered, `preference` for the loss."""
 
-    data: TalkDataConfig = field(default_factory=TalkDataConfig)
+    data: ConversationDataConfig = field(default_factory=ConversationDataConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
@@ -45,7 +45,7 @@ class PreferenceTuneConfig(TuneConfig):
 class PreferenceObjective(ChatModelObjective):
     """A preference's loss over pairs whose reference log-probabilities are known."""
 
-    measure = Measure("val_loss", "preference loss")
+    measure = SelectionMetric("val_loss", "preference loss")
 
     def __init__(
         self,
@@ -107,4 +107,4 @@ def _referred(
 
 
 # A tenth of the rates: what is learned is a difference to the model as it was, which is soon too large.
-TASK = Task(PreferenceTuneConfig, open_preference, USUAL, Usual(8, share=0.05, rate=0.1), epochs=1.0)
+TASK = Task(PreferenceTuneConfig, open_preference, USUAL, TaskDefaults(8, share=0.05, rate=0.1), epochs=1.0)

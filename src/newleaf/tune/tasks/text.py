@@ -20,11 +20,17 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.objective import Objective
 from newleaf.train.objective.optimizer_config import OptimizerConfig
-from newleaf.train.pretraining.prepare_pretraining import Prepared, left_out, limited, part_of, timed_budget
+from newleaf.train.pretraining.prepare_pretraining import (
+    PreparedRun,
+    describe_skipped,
+    describe_text_size,
+    limit_data,
+    timed_budget,
+)
 from newleaf.train.pretraining.text_objective import TextObjective, text_record
 from newleaf.train.sizing import data_budget
 from newleaf.tune.base_model import Base, check_length
-from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.pretraining_record import notes
 from newleaf.tune.run_recipe import absolute_recipe
 from newleaf.tune.tune_config import TuneConfig
@@ -56,7 +62,7 @@ class TuneTextObjective(TextObjective):
 
     validates_before_training = True
 
-    def __init__(self, prepared: Prepared, base: Base) -> None:
+    def __init__(self, prepared: PreparedRun, base: Base) -> None:
         super().__init__(prepared)
         self.base = base
 
@@ -94,12 +100,12 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     """Read and encode the documents. Raises InputError for what cannot be read."""
     length = check_length(config.text.length, base, "text.length")
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
-    for sentence in left_out(corpus.report):
+    for sentence in describe_skipped(corpus.report):
         monitor.say(sentence)
     config = _in_time(config, base, corpus, ranks)
     monitor.say(
-        f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
-        f"{part_of(corpus.validation, config.data.validation_bytes)} "
+        f"Text: {describe_text_size(corpus.train, config.data.train_bytes)} to learn, "
+        f"{describe_text_size(corpus.validation, config.data.validation_bytes)} "
         f"held out, in windows of {length} tokens. {config.train.precision} on "
         f"{counted(config.train.threads or 0, 'thread')}."
     )
@@ -114,7 +120,7 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     }
     ready = dataclasses.replace(config, text=WindowConfig(length))
     return TuneTextObjective(
-        Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base
+        PreparedRun(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base
     )
 
 
@@ -128,12 +134,12 @@ def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> Te
     found = data_budget(
         timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size
     )
-    return dataclasses.replace(config, data=limited(config.data, corpus, found))
+    return dataclasses.replace(config, data=limit_data(config.data, corpus, found))
 
 
 TASK = Task(
     TextConfig,
     open_text,
     merge(USUAL, {"train": {"eval_windows": 256, "prompts": ("",)}}),
-    Usual(4, batch_tokens=2048, share=0.4),
+    TaskDefaults(4, batch_tokens=2048, share=0.4),
 )
