@@ -20,8 +20,9 @@ MAX_THREADS = 256
 
 
 def use_threads(count: int | None) -> int:
-    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the
-    number.
+    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on.
+
+    Returns the number.
 
     Raises InputError for a number that no machine of this size has use for: OpenMP ends the process when it
     cannot start them.
@@ -83,8 +84,10 @@ def flush_denormals() -> Iterator[None]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or CUDA where there is one, or the CPU. Raises ValueError for one that is not
-    here."""
+    """The device asked for, or CUDA where there is one, or the CPU.
+
+    Raises ValueError for one that is not here.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -67,8 +67,10 @@ def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """A dataclass from nested values, text converted to each field's type. Raises InputError naming the
-    key."""
+    """A dataclass from nested values, text converted to each field's type.
+
+    Raises InputError naming the key.
+    """
     fields = convert_fields(cls, values, where)
     try:
         return cls(**fields)

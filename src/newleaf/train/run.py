@@ -185,8 +185,10 @@ def _resume(
 
 
 def _read(kind: RunKind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
-    """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the
-    file."""
+    """The configuration in a run.yaml, with the schedule it was begun with.
+
+    Raises InputError, naming the file.
+    """
     recipe = recipe_of(values)
     if follows_clock(values):
         recipe["train"] = recipe["train"] | {"replay": None}
@@ -270,8 +272,10 @@ def _is_own_earlier_run(folder: RunFolder, overwrite: bool) -> bool:
 
 
 def _measure(objective: Objective, monitor: Monitor) -> float:
-    """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows
-    progress against it."""
+    """How fast this machine multiplies matrices in the run's number format, FLOP/s.
+
+    The monitor shows progress against it.
+    """
     train = objective.train
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     speed = matmul_speed(dtype, torch.device(train.device or "cpu"), MEASURED)

@@ -1,5 +1,7 @@
-"""The dial: from a text and a budget to a size. The figures behind each constant stand in
-docs/lab-notes.md."""
+"""The dial: from a text and a budget to a size.
+
+The figures behind each constant stand in docs/lab-notes.md.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reason:
-    """A sentence about one choice. `fields` are those of the network that it is true of, `about` what else it
-    speaks of."""
+    """A sentence about one choice.
+
+    `fields` are those of the network that it is true of, `about` what else it speaks of.
+    """
 
     text: str
     fields: tuple[str, ...] = ()
@@ -81,8 +85,10 @@ class SizeChoice:
 
 @dataclass(frozen=True)
 class DataBudget:
-    """Bytes of text to learn, of held-out text and of text for the tokenizer. More would cost time: for
-    learning the tokenizer, for turning text into tokens, for the last validation."""
+    """Bytes of text to learn, of held-out text and of text for the tokenizer.
+
+    More would cost time: for learning the tokenizer, for turning text into tokens, for the last validation.
+    """
 
     train: int
     validation: int
@@ -90,8 +96,9 @@ class DataBudget:
 
 
 def choose_size(text_bytes: int, budget: Budget, size: str | None = None, characters: int = 0) -> SizeChoice:
-    """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not
-    on validation text.
+    """A shape for a new model on `text_bytes` of training text.
+
+    Depends on nothing else: not on a name, not on validation text.
 
     `characters` is how many tokens the text's characters want, where it has many: the vocabulary has about as
     many. `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the
@@ -152,8 +159,10 @@ def data_budget(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> D
 
 
 def parse_size(size: str) -> tuple[int, int, int]:
-    """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights. Raises
-    InputError."""
+    """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights.
+
+    Raises InputError.
+    """
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size.strip().lower()):
         weights = float(match[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[match[2]]
         if weights > 0:

@@ -32,8 +32,9 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 @dataclass
 class Base:
-    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and
-    its defaults come along.
+    """A base model. `network()` gives it to be trained, in fp32 and each time as it was.
+
+    The tokenizer and its defaults come along.
 
     A base that is a classifier already has a `head` and its matrix `score` [L, C].
     """
@@ -125,8 +126,10 @@ def fingerprint(network: GPT) -> str:
 
 
 def check_length(wanted: int, base: Base, option: str) -> int:
-    """How many tokens a row may have: as many as wanted, or the context's own up to 1,024. Raises InputError
-    beyond the context."""
+    """How many tokens a row may have: as many as wanted, or the context's own up to 1,024.
+
+    Raises InputError beyond the context.
+    """
     most = base.config.context_length
     if wanted > most:
         raise InputError(

@@ -35,8 +35,10 @@ def fitting_tasks(row: Mapping[str, Any]) -> list[str]:
 
 
 def suggestion(sources: Sequence[str], task: str | None = None) -> str:
-    """For the end of an error: which task the first source fits, where that is another than `task`; nothing
-    where it is not known."""
+    """For the end of an error: which task the first source fits, where that is another than `task`.
+
+    Nothing where it is not known.
+    """
     try:
         found = _tasks_of(sources)
     except (InputError, OSError, ImportError):

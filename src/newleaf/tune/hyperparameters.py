@@ -1,5 +1,7 @@
-"""The dial of tuning: from a base, a task and the rows to an optimizer, its rates and a batch size. What was
-measured for each constant stands in docs/finetune.md and docs/lab-notes.md."""
+"""The dial of tuning: from a base, a task and the rows to an optimizer, its rates and a batch size.
+
+What was measured for each constant stands in docs/finetune.md and docs/lab-notes.md.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,13 @@ BETA2 = {"muon": 0.95, "adamw": 0.999}
 
 @dataclass(frozen=True)
 class TaskDefaults:
-    """What a task usually takes. A batch has `batch_size` rows where there are enough of them or, where rows
-    are windows that shrink with the context, as many as make `batch_tokens`. A base of which is known how it
-    was made is tuned by the optimizer that made it, at `share` of its peak rates; for any other and for
-    adapters the rates are multiplied by `rate`."""
+    """What a task usually takes.
+
+    A batch has `batch_size` rows where there are enough of them or, where rows are windows that shrink with
+    the context, as many as make `batch_tokens`. A base of which is known how it was made is tuned by the
+    optimizer that made it, at `share` of its peak rates; for any other and for adapters the rates are
+    multiplied by `rate`.
+    """
 
     batch_size: int
     batch_tokens: int = 0
@@ -58,8 +63,10 @@ class Rates:
 def rates(
     n_embd: int, origin: PretrainingRecord | None, lora: bool, steps: float, usual: TaskDefaults
 ) -> Rates:
-    """For a base of this width, tuned for about so many steps. `origin` is how it was made, where that is
-    known."""
+    """For a base of this width, tuned for about so many steps.
+
+    `origin` is how it was made, where that is known.
+    """
     plain = OptimizerConfig()
     fewer = min((REFERENCE_STEPS / max(steps, 1.0)) ** STEPS_POWER, MAX_FACTOR_FOR_FEW_STEPS)
     if origin is not None and not lora:
@@ -80,8 +87,10 @@ def rates(
 
 
 def optimizer(asked: TuneOptimizerConfig, found: Rates, lora: bool) -> TuneOptimizerConfig:
-    """The section with nothing left open. Where the recipe has a rate of AdamW's but no optimizer it means
-    AdamW."""
+    """The section with nothing left open.
+
+    Where the recipe has a rate of AdamW's but no optimizer it means AdamW.
+    """
     kind = asked.kind or ("adamw" if asked.learning_rate is not None else found.kind)
     same = kind == found.kind
     plain = OptimizerConfig()

@@ -33,8 +33,10 @@ TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run i
 
 @dataclass(frozen=True)
 class Trial:
-    """One short run: its rate as a multiple of the recipe's, and what it reached; None where its loss went to
-    infinity."""
+    """One short run: its rate as a multiple of the recipe's, and what it reached.
+
+    None where its loss went to infinity.
+    """
 
     round: int
     factor: float
@@ -45,8 +47,9 @@ class Trial:
 def sweep_learning_rate(
     config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False
 ) -> RunFolder:
-    """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says
-    what each rate reached.
+    """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`.
+
+    Sweep.json there says what each rate reached.
 
     Without --time the sweep takes about two and a half times as long as the run; with it, at most half of the
     time: where that is too short for all trials, it takes the best rate of the last round that was finished,
@@ -120,8 +123,10 @@ class LearningRateSweep:
         return ranked[0]
 
     def _round(self, number: int, share: float, factors: Sequence[float], of: int = 0) -> list[Trial]:
-        """Trials of these factors, as long as there is time; a timed round is shared by `of`, or as many as
-        there are."""
+        """Trials of these factors, as long as there is time.
+
+        A timed round is shared by `of`, or as many as there are.
+        """
         found: list[Trial] = []
         for factor in factors:
             begun = self.clock()
@@ -174,8 +179,10 @@ class LearningRateSweep:
         return found
 
     def _outermost(self, found: list[Trial]) -> tuple[str, float] | None:
-        """Which end of the rates the best stands at, and the factor beyond it; None where it has neighbours
-        on both sides."""
+        """Which end of the rates the best stands at, and the factor beyond it.
+
+        None where it has neighbours on both sides.
+        """
         best = self._ranked(found)[0].factor
         if best == max(each.factor for each in found):
             return "highest", best * 2

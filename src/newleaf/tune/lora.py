@@ -31,8 +31,10 @@ EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where i
 
 
 class AdapterObjective:
-    """A task's objective with an adapter over the base: what it does not say is the objective's own. The
-    adapter is what the run makes, with a classifier's head beside it."""
+    """A task's objective with an adapter over the base: what it does not say is the objective's own.
+
+    The adapter is what the run makes, with a classifier's head beside it.
+    """
 
     product: Literal["model", "adapter"] = "adapter"
 

@@ -27,8 +27,9 @@ class HeldOut(Protocol):
 
 
 class LossEvaluator:
-    """`val_loss` is the weighted loss over the rows; where it has several terms, each is there as `val_` and
-    its name.
+    """`val_loss` is the weighted loss over the rows.
+
+    Where it has several terms, each is there as `val_` and its name.
 
     Several processes share the rows. `check_stop` is called between batches and ends the asking by raising.
     """

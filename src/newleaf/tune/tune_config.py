@@ -49,8 +49,10 @@ class TuneOptimizerConfig:
         self.whole()
 
     def whole(self) -> OptimizerConfig:
-        """The section as the optimizer takes it, with pretraining's values for what is open. Raises
-        ValueError naming the field."""
+        """The section as the optimizer takes it, with pretraining's values for what is open.
+
+        Raises ValueError naming the field.
+        """
         given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return OptimizerConfig(**{name: value for name, value in given.items() if value is not None})
 

@@ -65,8 +65,10 @@ def meaning(key: str, summary: Values, before: Values) -> str:
 
 
 def describe_baselines(key: str, summary: Values) -> str | None:
-    """The baselines by the same score on the same rows; the model's own too where the report is on other rows
-    than the figure."""
+    """The baselines by the same score on the same rows.
+
+    The model's own too where the report is on other rows than the figure.
+    """
     name = _score(key, summary)
     if name is None:
         return None

@@ -1,5 +1,7 @@
-"""What a task is: its recipe, what its recipe has by default, and how it opens its objective; and the tasks
-by name."""
+"""What a task is: its recipe, what its recipe has by default, and how it opens its objective.
+
+And the tasks by name.
+"""
 
 from __future__ import annotations
 

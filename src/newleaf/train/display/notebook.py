@@ -20,8 +20,10 @@ WIDTH, HEIGHT, EDGE = 340, 130, 18
 
 
 class NotebookMonitor:
-    """Draws in place through a display handle; what is said stands above, line by line. `clock` is seconds
-    that only grow."""
+    """Draws in place through a display handle; what is said stands above, line by line.
+
+    `clock` is seconds that only grow.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.rate = clock, Throughput()

@@ -37,8 +37,10 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *numbers: float) -> tuple[float, ...]:
-        """Each number, added up over the processes in fp64. All of them must call it; clock and stop requests
-        go along."""
+        """Each number, added up over the processes in fp64.
+
+        All of them must call it; clock and stop requests go along.
+        """
         return numbers
 
     def from_rank_zero(self, number: float) -> float:
@@ -54,8 +56,9 @@ class Ranks:
         return self.stopping()
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """`work()` in the first process only; the others wait and get its result, which must be what JSON
-        holds.
+        """`work()` in the first process only.
+
+        The others wait and get its result, which must be what JSON holds.
 
         Raises the OSError that it raised in all of them, and its InputError in the first, as
         ToldElsewhereError in the others.

@@ -15,8 +15,10 @@ from newleaf.train.distributed.sharding import Replicated
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Replicated) -> None:
-    """A file from each process, of its part of the DTensors. All must call it; raises OSError in all when one
-    could not write."""
+    """A file from each process, of its part of the DTensors.
+
+    All must call it; raises OSError in all when one could not write.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -30,8 +32,10 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Replicated
 
 
 def read_shards(folder: Path, layout: Replicated) -> dict[str, Tensor]:
-    """What this process has of each tensor that any number of processes wrote. Several must call it
-    together."""
+    """What this process has of each tensor that any number of processes wrote.
+
+    Several must call it together.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata

@@ -25,8 +25,10 @@ class Replicated:
         self.ranks = ranks
 
     def spread(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Lay the network out, which is whole and the same in each process. It is turned into `dtype`
-        later."""
+        """Lay the network out, which is whole and the same in each process.
+
+        It is turned into `dtype` later.
+        """
         network.to(device)
 
     def local(self, tensor: Tensor) -> Tensor:
@@ -46,13 +48,17 @@ class Replicated:
         return torch.empty(shape, dtype=dtype)
 
     def collect(self, pieces: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors from pieces that lie like the `weights` of the same names; the first process gets
-        them."""
+        """Whole tensors from pieces that lie like the `weights` of the same names.
+
+        The first process gets them.
+        """
         return dict(pieces)
 
     def on_full_matrices(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
-        """`work` on a stack of matrices [N, R, C] of which this process has the rows [N, r, C]; R is
-        `rows`."""
+        """`work` on a stack of matrices [N, R, C] of which this process has the rows [N, r, C].
+
+        R is `rows`.
+        """
         return work(stack)
 
     def norm(self, gradients: Iterable[Tensor]) -> float:
@@ -70,8 +76,9 @@ class Replicated:
 
 
 class Sharded(Replicated):
-    """FSDP2: each process keeps one part of the rows of every weight, gradient and moment; a block's weights
-    are whole only while it runs.
+    """FSDP2: each process keeps one part of the rows of every weight, gradient and moment.
+
+    A block's weights are whole only while it runs.
 
     Muon needs whole matrices: each process gets some of a stack's, orthogonalises them and sends the rows
     back (as in Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.3), so that nothing is computed

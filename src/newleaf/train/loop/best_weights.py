@@ -77,8 +77,10 @@ class BestWeights:
         return find_damage(self.run.folder.product)
 
     def _save_again(self, best: ValidationMetrics, step: int, damage: str) -> None:
-        """From the checkpoint of the best step, if there is one; else the best is what comes from `step`
-        on."""
+        """From the checkpoint of the best step, if there is one.
+
+        Else the best is what comes from `step` on.
+        """
         run, state, best_step = self.run, self.state, int(best["step"])
         if best_step != step and not run.checkpoints.is_intact(best_step):
             run.monitor.say(

@@ -106,8 +106,9 @@ class Loop:
         )  # fmt: skip
 
     def _gradients(self, batch: Batch) -> tuple[list[float], int]:
-        """Leave the gradients of the loss over the batch in the network; returns the mean of each term, and
-        the tokens it is of.
+        """Leave the gradients of the loss over the batch in the network.
+
+        Returns the mean of each term, and the tokens it is of.
 
         A device that runs out of memory gets half the rows at once, and twice as many portions.
         """

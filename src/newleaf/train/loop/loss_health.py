@@ -19,9 +19,11 @@ COUNTERS = ("skipped", "in_a_row", "spikes", "restored", "rate_scale")
 
 @dataclass
 class LossHealth:
-    """Counts what went wrong. A spike is a loss above the median of the last RECENT by more than MAX_DEVIATIONS ·
-    1.4826 · MAD (the median absolute deviation, as robust as a spread gets) and by more than MIN_RISE of
-    that median."""
+    """Counts what went wrong.
+
+    A spike is a loss above the median of the last RECENT by more than MAX_DEVIATIONS · 1.4826 · MAD (the
+    median absolute deviation, as robust as a spread gets) and by more than MIN_RISE of that median.
+    """
 
     skipped: int = 0
     in_a_row: int = 0  # skipped steps up to now

@@ -120,8 +120,10 @@ class _AllocationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _cgroup_free_bytes(root: Path) -> Iterator[int]:
-    """What each cgroup this process is in, and each above it, has left. Cached file pages count as free: the
-    system gives them up."""
+    """What each cgroup this process is in, and each above it, has left.
+
+    Cached file pages count as free: the system gives them up.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -37,8 +37,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Stack:
-    """Matrices of one shape as one tensor [N, R, C], so that Muon steps them all at once; masters are views
-    of it.
+    """Matrices of one shape as one tensor [N, R, C], so that Muon steps them all at once.
+
+    Masters are views of it.
 
     Where the layout gives each process a part of the rows, this is the part here.
     """
@@ -182,14 +183,18 @@ class Optimizer:
         )  # fmt: skip
 
     def weights_by_name(self) -> dict[str, Tensor]:
-        """The fp32 masters under the network's names, whole; where each process has a part, all must ask and
-        the first one gets them."""
+        """The fp32 masters under the network's names, whole.
+
+        Where each process has a part, all must ask and the first one gets them.
+        """
         return self.layout.collect({name: self.masters[name] for name in self.weights}, self.weights)
 
     @torch.no_grad()
     def take_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Compute with these, whole and by the network's names, instead of the masters; what is not there
-        stays as it is."""
+        """Compute with these, whole and by the network's names, instead of the masters.
+
+        What is not there stays as it is.
+        """
         for name in self.weights.keys() & weights.keys():
             weight = self.weights[name]
             self.layout.local(weight).copy_(self.layout.cut(weights[name]))
@@ -217,8 +222,10 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` returned, or the parts of it here. Raises KeyError when a tensor is
-        missing."""
+        """Take back what `state` returned, or the parts of it here.
+
+        Raises KeyError when a tensor is missing.
+        """
         tensors = {name: self.layout.local(tensor) for name, tensor in tensors.items()}
         for name, weight in self.weights.items():
             self.masters[name].copy_(tensors[f"master.{name}"])

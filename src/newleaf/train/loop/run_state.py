@@ -50,6 +50,8 @@ class RunState:
         self.lowest = self.lowest or self.unsaved or self.best
 
     def rewind(self, earlier: RunState) -> None:
-        """Train again from an earlier step. Time that was spent stays spent, and the best model stays
-        best."""
+        """Train again from an earlier step.
+
+        Time that was spent stays spent, and the best model stays best.
+        """
         self.step, self.tokens, self.progress = earlier.step, earlier.tokens, earlier.progress

@@ -24,8 +24,10 @@ Sample = tuple[str, str]  # a prompt and what came of it
 
 
 class Samples:
-    """Asks the evaluator for texts, as long as the clock's run may take for them; without a clock, as long as
-    they take."""
+    """Asks the evaluator for texts, as long as the clock's run may take for them.
+
+    Without a clock, as long as they take.
+    """
 
     def __init__(
         self, evaluator: Evaluator, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor
@@ -50,8 +52,10 @@ class Samples:
         return max(LAST * SHARE * self.clock.length, min(wanted, MAX_LAST_SHARE * self.clock.length))
 
     def take(self, step: int) -> list[Sample]:
-        """What the network makes of each prompt now. In a timed run there are fewer times, and texts that end
-        early; none that nobody could read."""
+        """What the network makes of each prompt now.
+
+        In a timed run there are fewer times, and texts that end early; none that nobody could read.
+        """
         prompts = self.evaluator.prompts_at(self.taken) if self.evaluator.prompts else ()
         done = self.clock.progress(step) if self.clock is not None and step else 0.0
         if not prompts or (step and done < 1 and self._left(done) < MIN_TIME_SHARE * self.first):

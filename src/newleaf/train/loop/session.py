@@ -133,7 +133,8 @@ class Session:
         return self.state.validation_pending
 
     def check(self, step: int) -> bool:
-        """Validate and sample, keep the best weights in model/, write a checkpoint, now and then the plot;
+        """Validate and sample, keep the best weights in model/, write a checkpoint, now and then the plot.
+
         False when it is enough.
 
         Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded

@@ -123,8 +123,10 @@ class TrainingRun:
         )
 
     def attempt(self, what: str, write: Callable[[], object], step: int | None = None) -> bool:
-        """Write something that training can go on without; whether it worked. It is of the last step, or of
-        `step`."""
+        """Write something that training can go on without; whether it worked.
+
+        It is of the last step, or of `step`.
+        """
         try:
             write()
         except OSError as error:

@@ -55,8 +55,10 @@ class Validation:
 
     @property
     def row_seconds(self) -> float:
-        """What a row takes, by the last looks; 0 before the first. Other work on the machine may have been in
-        the way of one of them."""
+        """What a row takes, by the last looks; 0 before the first.
+
+        Other work on the machine may have been in the way of one of them.
+        """
         return statistics.median(self.row_times) if self.row_times else 0.0
 
     @property
@@ -87,8 +89,10 @@ class Validation:
         return found
 
     def set_rows(self, rows: int, closing: tuple[int, int]) -> None:
-        """Look at as many rows as an earlier part of the run did, or the run that is repeated; zeros leave it
-        open."""
+        """Look at as many rows as an earlier part of the run did, or the run that is repeated.
+
+        Zeros leave it open.
+        """
         self.rows = rows
         self.final_rows, self.report_rows = closing[0] or self.final_rows, closing[1] or self.report_rows
 

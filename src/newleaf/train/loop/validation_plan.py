@@ -16,8 +16,10 @@ WARM_UP_ROWS = 2  # of the very first look, which takes longer than any other
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """`validations` validations of `rows` rows each, the last at the end of the training; figures over
-    `final_rows` rows stand before and after it, and the report reads `report_rows` more."""
+    """`validations` validations of `rows` rows each, the last at the end of the training.
+
+    Figures over `final_rows` rows stand before and after it, and the report reads `report_rows` more.
+    """
 
     validations: int
     rows: int

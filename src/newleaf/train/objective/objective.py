@@ -62,8 +62,10 @@ class SelectionMetric:
 
 @dataclass(frozen=True)
 class SampledText:
-    """What came of a prompt: `cut` where its time ended before the text did. `writes` is False for what takes
-    no longer for more of it, such as a label."""
+    """What came of a prompt: `cut` where its time ended before the text did.
+
+    `writes` is False for what takes no longer for more of it, such as a label.
+    """
 
     text: str
     cut: bool = False
@@ -123,8 +125,9 @@ class Evaluator(Protocol):
         many rows more it reads itself, at least 1, for which a timed run keeps time."""
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
-        """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the
-        same.
+        """Figures over this many rows, evenly spaced, or all.
+
+        Several processes share the work and return the same.
 
         Between batches it calls the `check_stop` it was made with, which ends the asking by raising, unless
         it is to go on `to_the_end`.

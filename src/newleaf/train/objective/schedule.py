@@ -1,5 +1,7 @@
-"""The learning rate over a run: warm up, hold, decay to zero; by steps, by the clock, or as an earlier run
-had it."""
+"""The learning rate over a run: warm up, hold, decay to zero.
+
+By steps, by the clock, or as an earlier run had it.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,10 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class ExtendedSchedule:
-    """The schedule `after`, from its first step on; up to there the one `before`, where it can be asked
-    again."""
+    """The schedule `after`, from its first step on.
+
+    Up to there the one `before`, where it can be asked again.
+    """
 
     before: Schedule | None
     after: StepSchedule

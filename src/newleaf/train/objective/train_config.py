@@ -38,8 +38,9 @@ class Extension:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and in what portions. At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the
-    whole command's wall clock.
+    """How long and in what portions.
+
+    At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the whole command's wall clock.
 
     A zero stands for what the dial chooses.
     """
@@ -110,8 +111,10 @@ class TrainConfig:
 
 
 def with_batch_size(train: TrainConfig, size: int) -> TrainConfig:
-    """The same with a batch size that was open. Raises InputError where the micro-batch does not divide
-    it."""
+    """The same with a batch size that was open.
+
+    Raises InputError where the micro-batch does not divide it.
+    """
     try:
         return replace(train, batch_size=size)
     except ValueError as error:

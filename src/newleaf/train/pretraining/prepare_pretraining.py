@@ -56,8 +56,9 @@ class PreparedRun:
 
 
 def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> PreparedRun:
-    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes
-    stays as it is.
+    """Everything before the first step: machine, text, size, tokenizer, tokens.
+
+    What the configuration fixes stays as it is.
 
     A batch size that is chosen here can be shared by so many `processes`.
     """
@@ -93,8 +94,10 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
 
 
 def _rates(optimizer: OptimizerConfig, choice: SizeChoice | None, model: dict[str, Any]) -> OptimizerConfig:
-    """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of
-    its own."""
+    """The usual rates as the dial multiplies them.
+
+    Other rates stay, and those of a recipe that has a size of its own.
+    """
     mine, theirs = (
         (each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, OptimizerConfig())
     )
@@ -122,8 +125,10 @@ def _with_data_budget(
 
 
 def limit_data(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
-    """No more of a text than these portions, where the recipe leaves that open; None where no clock limits
-    it."""
+    """No more of a text than these portions, where the recipe leaves that open.
+
+    None where no clock limits it.
+    """
     if found is None:
         return data
     if data.train_bytes is None:

@@ -45,8 +45,10 @@ def _with_length(config: PretrainConfig, monitor: Monitor) -> PretrainConfig:
 
 
 def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) -> PreparedRun:
-    """What the first process prepares and chooses, in all of them; the others find text and tokens in the
-    cache, or make them again."""
+    """What the first process prepares and chooses, in all of them.
+
+    The others find text and tokens in the cache, or make them again.
+    """
     mine: list[PreparedRun] = []
 
     def settle() -> dict[str, Any]:

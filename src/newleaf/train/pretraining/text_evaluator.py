@@ -27,8 +27,9 @@ EVAL_TOKENS = 8192  # in one batch of a validation
 
 
 class TextEvaluator:
-    """Asks `network`, which is left as it was. `check_stop` is called between batches and between tokens, and
-    ends the asking by raising.
+    """Asks `network`, which is left as it was.
+
+    `check_stop` is called between batches and between tokens, and ends the asking by raising.
 
     Several processes share a validation, and hear the same of it; all of them write the same sample.
     """
@@ -49,8 +50,10 @@ class TextEvaluator:
         self.sampling = build(SamplingConfig, options, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
-        """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the
-        way."""
+        """The loss over this many windows, evenly spaced, or all of them.
+
+        `to_the_end` heeds nothing on the way.
+        """
         length, data = self.prepared.window, self.prepared.config.data
         count = min(rows or self.all_rows, self.all_rows)
         at_once = max(1, EVAL_TOKENS // length)

@@ -1,5 +1,7 @@
-"""Checkpoints: what a resumed run needs, each in a folder of its own under state/, with checksums; the newest
-few are kept."""
+"""Checkpoints: what a resumed run needs, each in a folder of its own under state/, with checksums.
+
+The newest few are kept.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,10 @@ class Checkpoints:
     def save(
         self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True
     ) -> None:
-        """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint
-        as it was."""
+        """Write one, whole or not at all; then the oldest go.
+
+        Raises OSError, with every earlier checkpoint as it was.
+        """
         first = self.layout.ranks.on_rank_zero
         if not self.layout.in_step:
             return first(
@@ -91,8 +95,9 @@ class Checkpoints:
     def newest(
         self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool] = lambda values: True
     ) -> Checkpoint | None:
-        """The newest one that is whole and `good(values)`, or None when there is no checkpoint; damaged ones
-        are named to `say`.
+        """The newest one that is whole and `good(values)`, or None when there is no checkpoint.
+
+        Damaged ones are named to `say`.
 
         Those after it are removed, as the run takes their steps again. Raises InputError when all of them are
         damaged.

@@ -27,8 +27,10 @@ TRANSIENT = 0.05  # of the steps at a run's beginning do not decide how high the
 
 
 def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
-    """The curves against `x` (steps, tokens, seconds or flops), or in four small panels. Raises InputError if
-    there is nothing to draw."""
+    """The curves against `x` (steps, tokens, seconds or flops), or in four small panels.
+
+    Raises InputError if there is nothing to draw.
+    """
     if x is not None and x not in AXES:
         raise InputError(f"x: {x!r} is not one of {', '.join(AXES)}")
     drawn = [curve for curve in curves if _points(curve)]
@@ -66,8 +68,11 @@ def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The mean over up to a fortieth of all values to each side; same length. At the beginning, where losses
-    fall fast, both sides are equally long; at the end, where they do not, the left one stays."""
+    """The mean over up to a fortieth of all values to each side; same length.
+
+    At the beginning, where losses fall fast, both sides are equally long; at the end, where they do not, the
+    left one stays.
+    """
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     at = np.arange(len(values))
     left = np.minimum(at, max(1, len(values) // SMOOTHED))

@@ -12,9 +12,11 @@ TRAINING, VALIDATION, SCORE = "#9ab8a0", "#1b6b3a", "#b5651d"
 
 
 def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
-    """The figure of these metrics.jsonl lines: the loss on the left; on the right bits per byte of the
-    validation text, or the accuracy where labels are learned. The legend has the best of each and stands
-    above the curves."""
+    """The figure of these metrics.jsonl lines: the loss on the left.
+
+    On the right bits per byte of the validation text, or the accuracy where labels are learned. The legend
+    has the best of each and stands above the curves.
+    """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     checks = [line for line in lines if "val_loss" in line]

@@ -40,8 +40,10 @@ class MetricsFile:
             self._write()
 
     def flush(self) -> tuple[int, int]:
-        """Bring every line to the disk; returns the file's bytes and their checksum. Raises OSError when it
-        cannot."""
+        """Bring every line to the disk; returns the file's bytes and their checksum.
+
+        Raises OSError when it cannot.
+        """
         self._write()
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -51,8 +53,9 @@ class MetricsFile:
         return read_lines(self.path)
 
     def rewind(self, size: int | None, step: int, crc32: int | None = None) -> str | None:
-        """Forget what was written after the file had `size` bytes of this checksum; with None, after the
-        lines of `step`.
+        """Forget what was written after the file had `size` bytes of this checksum.
+
+        With None, after the lines of `step`.
 
         A file that does not begin with those bytes is damaged: it is kept beside, its whole lines up to
         `step` stay, and what to tell people is returned.

@@ -68,8 +68,10 @@ def validation_curve(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a run on text came to. `gap` is how far its training loss lies below the validation's, as a share
-    of it."""
+    """What a run on text came to.
+
+    `gap` is how far its training loss lies below the validation's, as a share of it.
+    """
 
     looks: ValidationCurve
     epochs: float
@@ -80,8 +82,10 @@ class Diagnosis:
 def diagnose(
     config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> Diagnosis | None:
-    """By its curve, and how often it has read its text; None where the run has no validation in bits per
-    byte."""
+    """By its curve, and how often it has read its text.
+
+    None where the run has no validation in bits per byte.
+    """
     looks = validation_curve(metrics, "val_bits_per_byte")
     if looks is None:
         return None
@@ -100,8 +104,10 @@ def _advice(looks: ValidationCurve, epochs: float, gap: float) -> Advice:
 
 
 def _training_bits(made: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> float:
-    """Bits per byte of the last twentieth of the training steps; not a number where the text's size is not
-    known."""
+    """Bits per byte of the last twentieth of the training steps.
+
+    Not a number where the text's size is not known.
+    """
     losses = [float(line["loss"]) for line in metrics if "loss" in line]
     size, tokens = made.get("text_bytes"), made.get("train_tokens")
     if not losses or not size or not tokens:
@@ -255,8 +261,10 @@ def _doubled(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
-    """That a timed run took no more than one step, why that may be, and what to do; None where it took
-    more."""
+    """That a timed run took no more than one step, why that may be, and what to do.
+
+    None where it took more.
+    """
     time, steps = (config.get("train") or {}).get("time"), int(summary.get("steps", 0))
     if not time or steps > MAX_UNTRAINED_STEPS or not summary.get("finished"):
         return None
@@ -270,8 +278,10 @@ def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | 
 
 
 def advised_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """--time for as long as the run again; where that was next to no steps, for about `MIN_STEPS` by the
-    pace it had."""
+    """--time for as long as the run again.
+
+    Where that was next to no steps, for about `MIN_STEPS` by the pace it had.
+    """
     time = str((config.get("train") or {}).get("time"))
     if out_of_time(config, summary) is None:
         return time

@@ -97,14 +97,18 @@ class RunFolder:
         (self.path / PENDING_CONFIG).unlink(missing_ok=True)
 
     def extend(self, config: dict[str, Any]) -> None:
-        """Begin a further part of the run. Its summary goes first, so that a kill in between leaves the run
-        as it was, not ended."""
+        """Begin a further part of the run.
+
+        Its summary goes first, so that a kill in between leaves the run as it was, not ended.
+        """
         (self.path / SUMMARY).unlink(missing_ok=True)
         self.write_config(config)
 
     def coming(self) -> dict[str, Any] | None:
-        """The configuration of a run that was killed while it took the place of an earlier one; None where
-        there is no such run."""
+        """The configuration of a run that was killed while it took the place of an earlier one.
+
+        None where there is no such run.
+        """
         return _configuration(self.path / PENDING_CONFIG) if (self.path / PENDING_CONFIG).exists() else None
 
     def sweep(self) -> None:

@@ -1,5 +1,7 @@
 """Reading runs back: what a run folder says of its run, finished, stopped or under way, and its curves.
-Imports no PyTorch."""
+
+Imports no PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,10 @@ QUIET = 60.0  # seconds without a new line after which a run without an end coun
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it. None stands for what the folder does not say; `notes` say what is
-    wrong with it."""
+    """One run, as its folder tells it.
+
+    None stands for what the folder does not say; `notes` say what is wrong with it.
+    """
 
     path: Path
     name: str
@@ -67,8 +71,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's losses in bits per byte: at each step on the training batch, and at each validation. Lists of
-    equal length in each half."""
+    """A run's losses in bits per byte: at each step on the training batch, and at each validation.
+
+    Lists of equal length in each half.
+    """
 
     record: RunRecord
     train: Mapping[str, list[float]] = field(default_factory=dict)  # steps, tokens, seconds, flops, loss
@@ -76,8 +82,10 @@ class Curve:
 
 
 def find_runs(folder: str | Path, trials: bool = True) -> list[Path]:
-    """The run folders in `folder`, itself or up to four folders below, by name; without `trials`, not those
-    of sweeps, unless `folder` is one. Raises InputError when there is none."""
+    """The run folders in `folder`, itself or up to four folders below, by name.
+
+    Without `trials`, not those of sweeps, unless `folder` is one. Raises InputError when there is none.
+    """
     top = Path(folder)
     if not top.is_dir():
         raise InputError(
@@ -113,8 +121,10 @@ def named(paths: Iterable[Path], below: str | Path | None = None) -> dict[str, P
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunRecord:
-    """What a run folder says. Damage is noted in the record, not raised; raises InputError when there is no
-    run at all."""
+    """What a run folder says.
+
+    Damage is noted in the record, not raised; raises InputError when there is no run at all.
+    """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: holds no run (no {CONFIG})")
@@ -167,8 +177,10 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
 
 
 def read_curve(path: str | Path, name: str | None = None) -> Curve:
-    """A run's losses over steps, tokens, training seconds and FLOPs. What cannot be read is left out and
-    noted in the record."""
+    """A run's losses over steps, tokens, training seconds and FLOPs.
+
+    What cannot be read is left out and noted in the record.
+    """
     record = read_run(path, name)
     per_token = record.flops / record.tokens if record.flops and record.tokens else math.nan
     train: dict[str, list[float]] = {axis: [] for axis in ("steps", "tokens", "seconds", "flops", "loss")}
@@ -194,8 +206,10 @@ def read_curve(path: str | Path, name: str | None = None) -> Curve:
 
 
 def _score(summary: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The figure that chose a tuned run's checkpoint, which stands first; None for bits per byte, which have
-    a field of their own."""
+    """The figure that chose a tuned run's checkpoint, which stands first.
+
+    None for bits per byte, which have a field of their own.
+    """
     name = next((str(name) for name in summary if str(name).startswith("val_")), None)
     value = _number(summary.get(name)) if name is not None else None
     return (
@@ -206,8 +220,10 @@ def _score(summary: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def _state(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], steps: int) -> str:
-    """A run that was resumed has metrics beyond its summary; one without an end is under way while its
-    metrics grow."""
+    """A run that was resumed has metrics beyond its summary.
+
+    One without an end is under way while its metrics grow.
+    """
     if summary.get("finished") and _count(summary.get("steps")) >= steps:
         return "finished"
     metrics = folder / METRICS
@@ -233,8 +249,10 @@ def mapping(file: Path, parse: Any, notes: list[str]) -> dict[str, Any]:
 
 
 def _ends(metrics: Path, notes: list[str]) -> tuple[dict[str, Any], float | None]:
-    """The last training step's line, and the best validation. Only lines that matter are parsed, so that a
-    long run costs little."""
+    """The last training step's line, and the best validation.
+
+    Only lines that matter are parsed, so that a long run costs little.
+    """
     last: dict[str, Any] = {}
     best: float | None = None
     damaged = 0

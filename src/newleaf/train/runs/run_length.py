@@ -84,8 +84,10 @@ def _first_schedule(
 
 
 def checked_lengths(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What --resume is given of a length, in the types that a recipe has. Raises InputError for two of them,
-    or one that is none."""
+    """What --resume is given of a length, in the types that a recipe has.
+
+    Raises InputError for two of them, or one that is none.
+    """
     named = {name: value for name, value in given.items() if value is not None}
     built = build(TrainConfig, named)
     return {name: getattr(built, name) for name in named}
@@ -110,8 +112,10 @@ def with_extension(
 
 
 def follows_clock(values: Mapping[str, Any]) -> bool:
-    """Whether a run.yaml is of a run that has followed the clock; its recorded schedule is for whoever
-    repeats it."""
+    """Whether a run.yaml is of a run that has followed the clock.
+
+    Its recorded schedule is for whoever repeats it.
+    """
     train = values.get("train") or {}
     return train.get("time") is not None or any(
         each.get("time") for each in train.get("extended") or [] if isinstance(each, Mapping)

@@ -64,8 +64,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """An offline run in the run's folder `wandb/`, which `wandb sync` sends when you like; WANDB_MODE=online
-    sends at once."""
+    """An offline run in the run's folder `wandb/`, which `wandb sync` sends when you like.
+
+    WANDB_MODE=online sends at once.
+    """
 
     def __init__(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         if not step:

@@ -24,8 +24,10 @@ from newleaf.tune.tune_config import TuneConfig
 
 @dataclass(frozen=True)
 class ChatBase:
-    """A base with a tokenizer that has a chat template. `added` are ids that the base's own tokenizer does
-    not give."""
+    """A base with a tokenizer that has a chat template.
+
+    `added` are ids that the base's own tokenizer does not give.
+    """
 
     base: Base
     tokenizer: Tokenizer
@@ -63,8 +65,10 @@ class ChatBase:
 
 
 def chat_base(base: Base, config: ChatConfig, tuning: TuneConfig, monitor: Monitor) -> ChatBase:
-    """The base with the template that the recipe names, its own, or a new one. Raises InputError when there
-    is none to be had."""
+    """The base with the template that the recipe names, its own, or a new one.
+
+    Raises InputError when there is none to be had.
+    """
     tokenizer = base.tokenizer
     if config.template is not None:
         ready = with_chat_tokens(tokenizer, _read(Path(config.template)))

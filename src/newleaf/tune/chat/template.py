@@ -37,8 +37,10 @@ TEMPLATE = """\
 
 
 def with_chat_tokens(tokenizer: Tokenizer, template: str = TEMPLATE) -> Tokenizer:
-    """A tokenizer with this template that knows ChatML's tokens; the ids it gave before stay what they
-    are."""
+    """A tokenizer with this template that knows ChatML's tokens.
+
+    The ids it gave before stay what they are.
+    """
     backend = Backend.from_str(tokenizer.backend.to_str())
     missing = [token for token in (START, END) if token in template and backend.token_to_id(token) is None]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])

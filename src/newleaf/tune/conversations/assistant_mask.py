@@ -23,9 +23,11 @@ class UnprovenError(InputError):
 
 @dataclass(frozen=True)
 class Answers:
-    """Finds what the assistant wrote. Where the template has `{% generation %}` blocks those are it, as in
-    stock transformers; elsewhere an answer is what rendering a conversation with it adds to rendering the
-    conversation before it, with the beginning of an answer.
+    """Finds what the assistant wrote.
+
+    Where the template has `{% generation %}` blocks those are it, as in stock transformers; elsewhere an
+    answer is what rendering a conversation with it adds to rendering the conversation before it, with the
+    beginning of an answer.
 
     That takes that the shorter rendering is the beginning of the longer one, which is looked at for each
     answer, never assumed.
@@ -35,9 +37,11 @@ class Answers:
     how: RenderOptions = field(default_factory=RenderOptions)
 
     def examples(self, conversation: Conversation) -> list[Example]:
-        """The conversation as one example; or, where the template rewrites earlier answers (leaves out old
-        thoughts), one for each answer as it stood when it was written. Raises UnprovenError, and InputError
-        as rendering does."""
+        """The conversation as one example.
+
+        Or, where the template rewrites earlier answers (leaves out old thoughts), one for each answer as it
+        stood when it was written. Raises UnprovenError, and InputError as rendering does.
+        """
         marked = self.marked(conversation, conversation.messages)
         if self.template.marks_answers(conversation.tools):
             return [self._example(conversation, marked, self._generated(conversation, marked))]

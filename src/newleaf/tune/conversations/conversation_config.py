@@ -10,10 +10,12 @@ from newleaf.data.encodings import canonical_encoding
 
 @dataclass(frozen=True)
 class ConversationDataConfig:
-    """Rows of conversations or pairs. `val_fraction` takes the last ones, unless `validation` names sources
-    of its own; `limit` and `validation_limit` count rows. `on_error="skip"` leaves out bad rows, and ones
-    that are too long, and counts them. `encoding` is that of the files, which is guessed where they are not
-    UTF-8."""
+    """Rows of conversations or pairs.
+
+    `val_fraction` takes the last ones, unless `validation` names sources of its own; `limit` and
+    `validation_limit` count rows. `on_error="skip"` leaves out bad rows, and ones that are too long, and
+    counts them. `encoding` is that of the files, which is guessed where they are not UTF-8.
+    """
 
     val_fraction: float = 0.05
     validation: tuple[str, ...] | None = None

@@ -34,9 +34,11 @@ TEXTS = ("text", "document", "article", "dialogue")
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation with its place (file:line). `learned` says of each message whether it is to
-    be learned, should the assistant have said it; `references` are other good last answers, for measuring;
-    `process_logits` names the row's shape."""
+    """A conversation with its place (file:line).
+
+    `learned` says of each message whether it is to be learned, should the assistant have said it;
+    `references` are other good last answers, for measuring; `process_logits` names the row's shape.
+    """
 
     where: str
     messages: list[Message]
@@ -70,8 +72,10 @@ class Shape:
 
 
 def to_conversation(row: Any, where: str, system: str | None = None) -> Conversation:
-    """A row of any known shape. A `system` message is put before conversations that have none. Raises
-    InputError with the place."""
+    """A row of any known shape.
+
+    A `system` message is put before conversations that have none. Raises InputError with the place.
+    """
     try:
         return _conversation(row, where, system)
     except InputError as error:
@@ -107,7 +111,9 @@ def _shape_of(row: Any) -> Shape:
 
 def _without_tools(messages: Any) -> tuple[Any, list[Any] | None]:
     """The messages, and the tools that one of them names: minimind's rows have them in the system message.
-    Calls that are written as JSON text are read."""
+
+    Calls that are written as JSON text are read.
+    """
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return messages, None
     tools: list[Any] | None = None

@@ -1,5 +1,7 @@
-"""What is learned from: the tokens of a conversation, and which of them the assistant wrote; two of them as a
-pair."""
+"""What is learned from: the tokens of a conversation, and which of them the assistant wrote.
+
+Two of them as a pair.
+"""
 
 from __future__ import annotations
 

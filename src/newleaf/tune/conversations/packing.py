@@ -24,8 +24,9 @@ GRAIN = 16  # a window's length is a multiple of it, which the compiled attentio
 
 
 def pack(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
-    """Numbers of the examples of each window. An example, in an order that `seed` names, goes where it leaves
-    the least room (best fit).
+    """Numbers of the examples of each window.
+
+    An example, in an order that `seed` names, goes where it leaves the least room (best fit).
 
     Every size must be at most `length`.
     """
@@ -45,14 +46,18 @@ def pack(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
 
 
 class PackedExamples:
-    """Examples packed into windows [T]; `rows` makes batches of them. A window of a single example needs no
-    mask."""
+    """Examples packed into windows [T]; `rows` makes batches of them.
+
+    A window of a single example needs no mask.
+    """
 
     def __init__(
         self, examples: Sequence[Example], length: int, pad_id: int, seed: int, packed: bool = True
     ) -> None:
-        """`length` positions at most; windows are no longer than the longest of them needs. Unpacked, each
-        example has a window."""
+        """`length` positions at most; windows are no longer than the longest of them needs.
+
+        Unpacked, each example has a window.
+        """
         if not examples:
             raise InputError("no conversation has an answer to learn from")
         self.examples, self.pad_id = examples, pad_id
@@ -77,8 +82,10 @@ class PackedExamples:
         )
 
     def rows(self, numbers: Sequence[int]) -> Batch:
-        """These windows: ids, targets and documents [B, T]; documents None where no window has two
-        examples."""
+        """These windows: ids, targets and documents [B, T].
+
+        Documents None where no window has two examples.
+        """
         chosen = [self.windows[number] for number in numbers]
         used = max(sum(self.examples[number].places for number in window) for window in chosen)
         length = min(self.length, -(-used // GRAIN) * GRAIN)

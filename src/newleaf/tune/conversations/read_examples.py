@@ -36,8 +36,10 @@ class Findings:
     places: list[int] = field(default_factory=list)  # of each conversation, before anything is cut
 
     def too_long(self, length: int) -> str | None:
-        """How many conversations have more than `length` tokens, and how many tokens would hold nearly all;
-        None where all fit."""
+        """How many conversations have more than `length` tokens, and how many tokens would hold nearly all.
+
+        None where all fit.
+        """
         longer = sum(places > length for places in self.places)
         if not longer:
             return None

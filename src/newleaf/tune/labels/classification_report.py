@@ -54,8 +54,10 @@ def write_report(
 
 
 def report_lines(values: Mapping[str, Any], own: bool = True) -> list[str]:
-    """The report as lines: the scores beside the baselines', and who was taken for whom; without the model's
-    `own` scores if they stand elsewhere."""
+    """The report as lines: the scores beside the baselines', and who was taken for whom.
+
+    Without the model's `own` scores if they stand elsewhere.
+    """
     names = [
         name
         for name in ("accuracy", "macro_f1", "micro_f1", "matthews", "calibration_error")

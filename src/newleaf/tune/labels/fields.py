@@ -87,8 +87,10 @@ class Wanted:
 
 
 def find_fields(shape: Shape, has: Sequence[str], wanted: Wanted, where: str) -> Fields:
-    """The fields of a task of this shape among those that the first row `has`. Raises InputError, saying how
-    to name them."""
+    """The fields of a task of this shape among those that the first row `has`.
+
+    Raises InputError, saying how to name them.
+    """
     label = _one(wanted.label, LABEL, has, where, "label")
     texts, choices = _texts(shape, has, [name for name in has if name != label], wanted, where)
     return Fields(texts, label, choices)

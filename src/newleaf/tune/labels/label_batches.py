@@ -107,9 +107,11 @@ def collate(rows: Sequence[LabelRow], pad_id: int, device: torch.device) -> Labe
 
 
 class LabelBatches:
-    """Shuffled rows; `batch(step)` follows from (rows, seed, step) alone. The fewer than a batch that an
-    epoch leaves over are others each time. `share` = (k, n) gives every n-th row of each batch, from the
-    k-th."""
+    """Shuffled rows; `batch(step)` follows from (rows, seed, step) alone.
+
+    The fewer than a batch that an epoch leaves over are others each time. `share` = (k, n) gives every n-th
+    row of each batch, from the k-th.
+    """
 
     def __init__(
         self,

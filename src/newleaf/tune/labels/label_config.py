@@ -16,8 +16,9 @@ MeasureName = Literal["accuracy", "macro_f1", "micro_f1", "matthews", "loss"]
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """`length` is the most tokens of a sequence, 0 for the context's own, up to 1,024; longer texts are cut
-    at their end, or refused.
+    """`length` is the most tokens of a sequence, 0 for the context's own, up to 1,024.
+
+    Longer texts are cut at their end, or refused.
 
     `language_weight` is that of the language model's own loss beside the labels' (Radford et al. 2018,
     section 3.2: 0.5). `class_weights` "balanced" weighs each label by the inverse of how often it occurs.

@@ -42,8 +42,10 @@ class HeldOutRows:
 
 
 class LabelEvaluator:
-    """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the
-    same."""
+    """Scores of `network` on held-out rows.
+
+    Each of several processes looks at all of them, and so finds the same.
+    """
 
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: HeldOutRows, test: HeldOutRows | None,

@@ -39,8 +39,10 @@ class LabelLoss:
         return labels, linear_cross_entropy(hidden, head.weight, head.bias, part.targets, "sum")
 
     def of_logits(self, logits: Tensor, part: LabelPart) -> Tensor:
-        """Cross-entropy in nats, or with several labels a text that of each label by itself; each row times
-        its weight."""
+        """Cross-entropy in nats, or with several labels a text that of each label by itself.
+
+        Each row times its weight.
+        """
         if self.head.multi_label:
             each = F.binary_cross_entropy_with_logits(logits, part.answers, reduction="none").sum(1)
         else:

@@ -223,8 +223,10 @@ def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) ->
 
 
 def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:
-    """The data's labels, or those of a base that is a classifier already. Raises InputError where these do
-    not fit."""
+    """The data's labels, or those of a base that is a classifier already.
+
+    Raises InputError where these do not fit.
+    """
     if base.head is None:
         return found.labels
     if base.head.regression:

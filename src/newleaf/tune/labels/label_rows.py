@@ -23,9 +23,11 @@ from newleaf.tune.labels.table import Row, read_table
 
 @dataclass(frozen=True)
 class LabelledConfig:
-    """Rows with labels. Fields that are not named are guessed, and told. `val_fraction` of the rows, drawn by
-    chance, are held out, unless `validation` names rows of their own; `test` names rows that only the closing
-    report reads."""
+    """Rows with labels. Fields that are not named are guessed, and told.
+
+    `val_fraction` of the rows, drawn by chance, are held out, unless `validation` names rows of their own;
+    `test` names rows that only the closing report reads.
+    """
 
     text: str | None = None
     second: str | None = None  # of a pair
@@ -49,8 +51,10 @@ class LabelledConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """`texts`: one, two, or a text and its continuations. `answers`: the labels that hold (several with
-    multi-label), or the number of the right continuation."""
+    """`texts`: one, two, or a text and its continuations.
+
+    `answers`: the labels that hold (several with multi-label), or the number of the right continuation.
+    """
 
     where: str
     texts: tuple[str, ...]
@@ -213,8 +217,10 @@ class ExampleReader:
 
 
 def continuations(values: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
-    """The continuations of a row: in a field each, or all in one as a list (or as ARC has them). Raises
-    InputError where they are none."""
+    """The continuations of a row: in a field each, or all in one as a list (or as ARC has them).
+
+    Raises InputError where they are none.
+    """
     if len(fields) > 1:
         return [text_of(values, name, where) for name in fields]
     held = values.get(fields[0])

@@ -63,8 +63,11 @@ def with_label_tokens(
 
 
 def _id_of(token: str, tokenizer: Tokenizer, backend: Backend) -> int:
-    """A token's id, or that of one which stands for it. Stock classifiers look for the last token that is no
-    padding: neither it nor what begins or ends documents will do."""
+    """A token's id, or that of one which stands for it.
+
+    Stock classifiers look for the last token that is no padding: neither it nor what begins or ends documents
+    will do.
+    """
     known = backend.token_to_id(token)
     if known is not None:
         return int(known)

@@ -22,8 +22,9 @@ TEXTS = "texts"  # a field of a row that holds all texts of one question
 def read_questions(
     path: Path, shape: Shape, wanted: Wanted, encoding: str | None = None
 ) -> list[Question | None]:
-    """One entry for each line of a text file or of JSON lines, and for each row of other files; None for one
-    that is blank.
+    """One entry for each line of a text file or of JSON lines, and for each row of other files.
+
+    None for one that is blank.
 
     Rows are read by the fields that tuning finds, labels left aside, or that `wanted` names; a field `texts`
     with a list holds a whole question. Raises InputError, with the line, for a row that is none.

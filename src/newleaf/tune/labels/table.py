@@ -17,8 +17,10 @@ Row = SourceRow
 def read_table(
     sources: Sequence[str], bad: OnBadRow = raise_input_error, encoding: str | None = None
 ) -> Iterator[Row]:
-    """Every row of the sources, in order; `bad` hears of each that is none. Raises InputError for a file that
-    cannot be read."""
+    """Every row of the sources, in order; `bad` hears of each that is none.
+
+    Raises InputError for a file that cannot be read.
+    """
     for found in resolve_sources(sources).sources if sources else ():
         if isinstance(found, HubSource):
             yield from (Row(f"{found}: row {number}", row) for number, row in enumerate(hub_rows(found), 1))

@@ -81,8 +81,10 @@ class LabelModel:
         ]
 
     def outputs(self, questions: Sequence[Question]) -> list[list[float]]:
-        """The probability of each label or continuation for each question; of a regression its number. Raises
-        InputError as `diagnose`."""
+        """The probability of each label or continuation for each question; of a regression its number.
+
+        Raises InputError as `diagnose`.
+        """
         texts, _, logits = self._logits(questions)
         if self.head.regression:
             return [[float(value) for value in row] for row in logits]

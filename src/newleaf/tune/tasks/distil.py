@@ -164,8 +164,10 @@ class DistilTextObjective(TuneTextObjective):
 
 
 def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
-    """Open the teacher, read and encode. Raises InputError for one with another tokenizer, and for bad
-    rows."""
+    """Open the teacher, read and encode.
+
+    Raises InputError for one with another tokenizer, and for bad rows.
+    """
     teacher = open_teacher(config, base)
     if config.distil.on == "text":
         if config.distil.top_k:

@@ -70,8 +70,10 @@ class PreferenceObjective(ChatModelObjective):
 
 
 def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
-    """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad
-    ones, with file and line."""
+    """Read and render the pairs, and ask the model as it is what it gives them.
+
+    Raises InputError for bad ones, with file and line.
+    """
     length = check_length(config.chat.length, base, "chat.length")
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = chat_base(base, config.chat, config, monitor)
@@ -97,8 +99,10 @@ def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, 
 def _referred(
     pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: ChatBase, monitor: Monitor
 ) -> list[ExamplePair]:
-    """The pairs with the log-probabilities of the model as it is, in the number format of the training; the
-    network is let go of."""
+    """The pairs with the log-probabilities of the model as it is, in the number format of the training.
+
+    The network is let go of.
+    """
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     network = ready.network().to(device=torch.device(config.train.device or "cpu"), dtype=dtype)
     return with_reference(

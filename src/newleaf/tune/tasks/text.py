@@ -125,8 +125,10 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
 
 
 def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> TextConfig:
-    """Of a large text no more than the clock leaves time to encode and learn; all of it where there are
-    several processes, which would measure different speeds."""
+    """Of a large text no more than the clock leaves time to encode and learn.
+
+    All of it where there are several processes, which would measure different speeds.
+    """
     if config.train.time is None:
         return config
     if ranks.size > 1:
