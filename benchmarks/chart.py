@@ -101,7 +101,10 @@ def draw(results: dict[str, Any], out: Path) -> None:
         axis.tick_params(left=False)
     machine = results[PANELS[0].file]["machine"]
     sets = ", ".join(name.replace("_", "-").upper() for name in machine["instruction_sets"][-3:])
-    about = f"{machine['cores']} cores of an {machine['processor']} ({sets}), no GPU; × over the fastest peer shown"
+    about = (
+        f"{machine['cores']} cores of an {machine['processor']} ({sets}), no GPU; × over the fastest "
+        f"peer shown"
+    )
     figure.text(0.01, 0.005, about, fontsize=8)
     figure.tight_layout(rect=(0, 0.025, 1, 1))
     figure.savefig(out, metadata={"Date": None, "Title": "newleaf beside its peers"})

@@ -233,7 +233,10 @@ def main() -> None:
                 if repeat:  # the first round warms up
                     for values, value in zip(rates[name], found, strict=True):
                         values.append(value)
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, llama-cpp-python {llama_cpp.__version__}"
+    versions = (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, llama-cpp-python "
+        f"{llama_cpp.__version__}"
+    )
     title = (
         f"{args.model}, tokens/s, medians of {args.repeats} interleaved rounds (least–most); "
         f"{torch.get_num_threads()} threads; {versions}"

@@ -117,7 +117,10 @@ def main() -> None:
     args = parser.parse_args()
     import transformers
 
-    title = f"4 bits, {args.tokens} tokens after {PROMPT}, medians of {args.rounds} rounds; {torch.get_num_threads()} threads; "
+    title = (
+        f"4 bits, {args.tokens} tokens after {PROMPT}, medians of {args.rounds} rounds; "
+        f"{torch.get_num_threads()} threads; "
+    )
     table = Table(
         "size", "read for a token", "PyTorch's sum", "newleaf int4", "share", "transformers bf16",
         title=f"{title}torch {torch.__version__}, transformers {transformers.__version__}",

@@ -147,7 +147,10 @@ def main() -> None:
         )
         reading, found = measure(model, contenders(model, args.weights), args.repeats, args.tokens)
         said = model_info(model)
-    title = f"{model.name}: {total / 1e9:.2f} GB, read in {reading:.2f} s; medians of {args.repeats}; torch {torch.__version__}"
+    title = (
+        f"{model.name}: {total / 1e9:.2f} GB, read in {reading:.2f} s; medians of {args.repeats}; "
+        f"torch {torch.__version__}"
+    )
     memory = "before, MB", "to open, MB", f"to write {args.tokens} tokens, MB", "info says, MB"
     table = Table(
         "program",

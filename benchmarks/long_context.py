@@ -91,7 +91,10 @@ def main() -> None:
     rows["the same without windows"] = list(
         marks(random_network(plain), torch.bfloat16, args.oss_most, READ["int8"])
     )
-    shape = f"{oss.n_layer} layers × {oss.n_embd}, {oss.n_head} heads on {oss.n_kv_head}, every second layer sees {max(oss.windows)} tokens"
+    shape = (
+        f"{oss.n_layer} layers × {oss.n_embd}, {oss.n_head} heads on {oss.n_kv_head}, every second "
+        f"layer sees {max(oss.windows)} tokens"
+    )
     console.print(table(f"{shape}; {threads}", rows))
 
 
@@ -171,7 +174,8 @@ def marks_of_transformers(config: GPTConfig, most: int) -> Iterator[Mark]:
 
     shape: dict[str, Any] = {
         "vocab_size": config.vocab_size, "hidden_size": config.n_embd, "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head, "num_key_value_heads": config.n_kv_head, "max_position_embeddings": config.context_length,
+        "num_attention_heads": config.n_head, "num_key_value_heads": config.n_kv_head,
+        "max_position_embeddings": config.context_length,
         "intermediate_size": config.n_inner,
     }  # fmt: skip
     gc.collect()

@@ -60,7 +60,10 @@ def main() -> None:
         cells = [f"{value:.4f}" for value in bits]
         costs = [f"{100 * (value / base - 1):+.2f} %" for value, base in zip(bits, against, strict=True)]
         table.add_row(kind, cells[0], costs[0], cells[1], costs[1], cells[2], costs[2], f"{held:,.0f}")
-    table.title = f"{args.model.name} on {args.text.name}: bits per byte, {args.windows} windows of {args.length} tokens ({count:,} bytes)"
+    table.title = (
+        f"{args.model.name} on {args.text.name}: bits per byte, {args.windows} windows of "
+        f"{args.length} tokens ({count:,} bytes)"
+    )
     Console().print(table)
 
 

@@ -83,7 +83,10 @@ async def _flood(peer: Peer, count: int, idle: int) -> None:
 
 async def _open(peer: Peer, body: dict[str, object]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     data = json.dumps(body).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        "application/json\r\nConnection: close\r\n"
+    )
     reader, writer = await asyncio.open_connection("127.0.0.1", peer.port, limit=1 << 20)
     writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return reader, writer

@@ -45,7 +45,10 @@ def stream_all(
     with selectors.DefaultSelector() as waiting:
         for number, body in enumerate(bodies):
             data = json.dumps(body).encode()
-            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: "
+                f"application/json\r\nConnection: close\r\n"
+            )
             connection = socket.create_connection((host, port))
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
             waiting.register(connection, selectors.EVENT_READ, came[number])

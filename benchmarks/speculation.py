@@ -64,8 +64,14 @@ def prompts_for(model: Model) -> list[Prompt]:
         return code.replace("maxc", "largest")
 
     before_and_after = f"Before:\n{one}\nAfter:\n{renamed(one)}\nBefore:\n{other}\nAfter:\n"
-    edit = f"Each function again, with `maxc` renamed to `largest`.\n\n{before_and_after}{''.join(renamed(other).splitlines(True)[:4])}"
-    quote = f"The documentation says:\n\n{about}\n\nI repeat what it says, word for word:\n\n{about.split('. ')[0]}."
+    edit = (
+        f"Each function again, with `maxc` renamed to "
+        f"`largest`.\n\n{before_and_after}{''.join(renamed(other).splitlines(True)[:4])}"
+    )
+    quote = (
+        f"The documentation says:\n\n{about}\n\nI repeat what it says, word for "
+        f"word:\n\n{about.split('. ')[0]}."
+    )
     return [
         Prompt("edit", True, model.tokenizer.encode(edit)),
         Prompt("quote", True, model.tokenizer.encode(quote)),

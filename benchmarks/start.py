@@ -27,7 +27,8 @@ import time, torch
 from newleaf.model import GPT, GPTConfig
 shape = {"norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True}
 bare = {"attention_bias": False, "attention_out_bias": False, "feedforward_bias": False}
-network, ids = GPT(GPTConfig(512, 256, 1, 1, 64, n_inner=192, **shape, **bare)).bfloat16(), torch.zeros(4, 256, dtype=torch.long)
+network = GPT(GPTConfig(512, 256, 1, 1, 64, n_inner=192, **shape, **bare)).bfloat16()
+ids = torch.zeros(4, 256, dtype=torch.long)
 begin = time.perf_counter()
 network.loss(ids, ids).backward()
 print(time.perf_counter() - begin)

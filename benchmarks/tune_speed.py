@@ -126,8 +126,10 @@ def objective(place: Path, steps: int, precision: str) -> Any:
     from newleaf.tune.start_finetuning import open_objective, read_config
 
     values = {
-        "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")], "text": {"length": WINDOW},
-        "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0}, "train": {"steps": steps, "batch_size": ROWS, "precision": precision},
+        "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")],
+        "text": {"length": WINDOW},
+        "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0}, "train": {"steps": steps,
+        "batch_size": ROWS, "precision": precision},
     }  # fmt: skip
     return open_objective(read_config(values), SilentMonitor(), Ranks())
 
@@ -200,8 +202,10 @@ def _trainer(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
             return torch.utils.data.SequentialSampler(data)  # type: ignore[arg-type]
 
     arguments = transformers.TrainingArguments(
-        output_dir=str(place / "stock"), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=5e-5,
-        lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
+        output_dir=str(place / "stock"), per_device_train_batch_size=ROWS, max_steps=steps,
+        learning_rate=5e-5,
+        lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
+        use_cpu=True,
         bf16=kind == "bf16",
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_pretrained(place / "base")

@@ -25,7 +25,8 @@ OPTIONS: dict[str, Any] = {
     "steps": 24,
     "tokenizer": {"vocab_size": 300},
     "model": {
-        "n_layer": 1, "n_embd": 32, "n_head": 1, "n_kv_head": 1, "head_dim": 32, "n_inner": 64, "context_length": 32,
+        "n_layer": 1, "n_embd": 32, "n_head": 1, "n_kv_head": 1, "head_dim": 32, "n_inner": 64,
+        "context_length": 32,
         "residual_dropout": 0.1,
     },
     "train": {"batch_size": 4, "eval_every": 6, "eval_windows": 8, "sample": {"max_tokens": 3}},

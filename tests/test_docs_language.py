@@ -166,7 +166,10 @@ def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_sentences_are_counted_without_code_tables_and_headings() -> None:
-    text = "# A heading\n\nOne `a b c` two, see [the page](a/b.md). Three\nfour et al. 2020.\n\n| a | b |\n```\nx y\n```\n- Five."
+    text = (
+        "# A heading\n\nOne `a b c` two, see [the page](a/b.md). Three\nfour et al. 2020.\n\n| a | b "
+        "|\n```\nx y\n```\n- Five."
+    )
     assert [(found.line, found.words) for found in sentences(text)] == [(3, 6), (3, 5), (10, 1)]
 
 

@@ -11,8 +11,10 @@ from nbclient import NotebookClient
 def test_a_notebook_trains_and_shows_the_run(book: Path, tmp_path: Path) -> None:
     cells = [
         "import newleaf",
-        f"""run = newleaf.pretrain({str(book)!r}, out={str(tmp_path / "r")!r}, steps=20, tokenizer={{"vocab_size": 300}},
-            model={{"n_layer": 1, "n_embd": 64, "n_head": 2, "head_dim": 32, "n_inner": 64, "context_length": 64}})""",
+        f"""run = newleaf.pretrain({str(book)!r}, out={str(tmp_path / "r")!r}, steps=20,
+          tokenizer={{"vocab_size": 300}},
+            model={{"n_layer": 1, "n_embd": 64, "n_head": 2, "head_dim": 32, "n_inner": 64,
+              "context_length": 64}})""",
         "run",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -66,7 +66,10 @@ def test_standard_error_is_the_same_file_afterwards(capfd: pytest.CaptureFixture
 
 
 def test_without_standard_error_nothing_is_taken_aside() -> None:
-    code = "import os; os.close(2)\nfrom newleaf.panics import filter_panic_messages\nwith filter_panic_messages(): print('done')"
+    code = (
+        "import os; os.close(2)\nfrom newleaf.panics import filter_panic_messages\nwith "
+        "filter_panic_messages(): print('done')"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

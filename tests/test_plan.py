@@ -40,9 +40,12 @@ def test_closed_form_counts_equal_those_of_networks_built_without_memory(family:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"gated": True}, {"norm": "rms_norm"}, {"qk_norm": True}, {"n_kv_head": 2}, {"tie_embeddings": False, "head_bias": True},
-        {"block": "parallel", "shared_norm": True}, {"feedforward_bias": False}, {"attention_bias": False}, {"attention_out_bias": False},
-        {"final_norm": False}, {"head_bias": True}, {"positions": "sinusoidal"}, {"positions": "rotary"}, {"head_dim": 6, "n_inner": 50},
+        {"gated": True}, {"norm": "rms_norm"}, {"qk_norm": True}, {"n_kv_head": 2}, {"tie_embeddings": False,
+        "head_bias": True},
+        {"block": "parallel", "shared_norm": True}, {"feedforward_bias": False}, {"attention_bias": False},
+        {"attention_out_bias": False},
+        {"final_norm": False}, {"head_bias": True}, {"positions": "sinusoidal"}, {"positions": "rotary"},
+        {"head_dim": 6, "n_inner": 50},
     ],
     ids=str,
 )  # fmt: skip

@@ -18,8 +18,10 @@ def test_every_type_is_read_from_text_as_typed_on_a_command_line() -> None:
     config = build(
         PretrainConfig,
         nest({
-            "data.val_fraction": "0.1", "data.limit": "20k", "data.document_mask": "true", "tokenizer.vocab_size": "4096",
-            "optimizer.learning_rate": "1e-3", "train.schedule.decay": "0.3", "train.prompts": ["a", "b"], "data.validation": "other.txt",
+            "data.val_fraction": "0.1", "data.limit": "20k", "data.document_mask": "true",
+            "tokenizer.vocab_size": "4096",
+            "optimizer.learning_rate": "1e-3", "train.schedule.decay": "0.3", "train.prompts": ["a", "b"],
+            "data.validation": "other.txt",
         }),
     )  # fmt: skip
     assert config.data.val_fraction == 0.1

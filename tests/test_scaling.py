@@ -192,7 +192,8 @@ def test_real_runs_are_fitted_by_the_command_of_the_page(
     for steps in (4, 12, 40):
         newleaf.pretrain(
             book, out=f"runs/fit/{steps}", steps=steps, quiet=True, tokenizer={"vocab_size": 300},
-            model={"n_layer": 1, "n_embd": 32, "n_head": 1, "head_dim": 32, "n_inner": 32, "context_length": 32},
+            model={"n_layer": 1, "n_embd": 32, "n_head": 1, "head_dim": 32, "n_inner": 32,
+            "context_length": 32},
             train={"batch_size": 8, "sample": {"max_tokens": 1}, "eval_every": 100},
         )  # fmt: skip
     page = (Path(__file__).parents[1] / "docs" / "plan.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Report long sentences in Markdown pages: `python -m tools.prose docs README.md`. It prints, and never fails."""
+"""Report long sentences in Markdown pages: `python -m tools.prose docs README.md`. Prints; never fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sentence:
 
 
 def paragraphs(markdown: str) -> Iterator[tuple[int, str]]:
-    """Paragraphs and list items with the line each starts on. Code blocks, tables and headings are left out."""
+    """Paragraphs and list items with their first lines. Code blocks, tables and headings are left out."""
     start, lines, in_code = 0, list[str](), False
     for number, line in enumerate(markdown.splitlines(), start=1):
         if fence := line.lstrip().startswith("```"):

@@ -142,7 +142,10 @@ def sizes() -> list[Subject]:
             for name, config in family.sizes.items()
         ]
         for name, paper in family.on_paper.items():
-            note = f"on paper only: {paper.why}, so it is counted with heads that together are as wide as the network"
+            note = (
+                f"on paper only: {paper.why}, so it is counted with heads that together are as wide as "
+                f"the network"
+            )
             own.append(Subject(name, family.name, paper.counts_as, paper.n_head, _published(name), note))
         found += sorted(own, key=lambda subject: count_parameters(subject.config).total)
     return found
@@ -239,7 +242,10 @@ def _compute(
     days = both * chosen / (gpus * device.flops * mfu) / 86_400
     rule = f"{TOKENS_PER_PARAMETER} for each parameter (Hoffmann et al. 2022)"
     if config.n_expert:
-        rule = f"{TOKENS_PER_PARAMETER} for each active parameter: a guess, as Hoffmann et al. 2022 measured dense models only"
+        rule = (
+            f"{TOKENS_PER_PARAMETER} for each active parameter: a guess, as Hoffmann et al. 2022 "
+            f"measured dense models only"
+        )
     return {
         "flops_per_token": Figure(
             weights, "FLOPs", "6·N: 2 forward and 4 backward for each active weight (Kaplan et al. 2020)"
@@ -340,7 +346,10 @@ def _on_machine(
     flops = known["flops_per_token_with_attention"].value * known["tokens"].value
     state = (FP32 + FP32 + 2 * FP32) * counts.total
     total = state + FP32 / BF16 * known["activations_flash"].value
-    speed = f"{machine.flops / 1e9:,.0f} GFLOP/s of {machine.precision} products, measured, × {USEFUL_SHARE:g} used"
+    speed = (
+        f"{machine.flops / 1e9:,.0f} GFLOP/s of {machine.precision} products, measured, × "
+        f"{USEFUL_SHARE:g} used"
+    )
     runs = memory_to_run(subject.config)
     return {
         "machine_days": Figure(

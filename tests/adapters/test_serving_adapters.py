@@ -32,7 +32,8 @@ SHAPES: dict[str, GPTConfig] = {
     "gpt2": GPTConfig(300, 64, 2, 4, 32),
     "gpt1": GPTConfig(300, 64, 2, 4, 32, block="post_norm", final_norm=False),
     "gptj": GPTConfig(
-        300, 64, 2, 2, 32, block="parallel", shared_norm=True, positions="rotary", rotary_interleaved=True, rotary_dim=8,
+        300, 64, 2, 2, 32, block="parallel", shared_norm=True, positions="rotary", rotary_interleaved=True,
+        rotary_dim=8,
         attention_bias=False, attention_out_bias=False, tie_embeddings=False, head_bias=True,
     ),
 }  # fmt: skip

@@ -30,7 +30,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer(["some text of a few words"], TokenizerConfig(), 258)
     config = transformers.LlamaConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
         max_position_embeddings=32, bos_token_id=None, eos_token_id=tokenizer.eos_id,
     )  # fmt: skip
     stock = transformers.LlamaForCausalLM(config)
@@ -71,7 +72,8 @@ def every(change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
 
 
 WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
-    "a rank of nothing": (lambda t: {n: each[:0] if "lora_A" in n else each[:, :0] for n, each in t.items()}, "are matrices"),
+    "a rank of nothing": (lambda t: {n: each[:0] if "lora_A" in n else each[:, :0] for n, each in t.items()},
+    "are matrices"),
     "a number for A": (exchanged(A, lambda a: torch.tensor(1.0)), "are matrices"),
     "a vector for A": (exchanged(A, lambda a: a[0]), "are matrices"),
     "a stack for A": (exchanged(A, lambda a: a[None]), "are matrices"),
@@ -84,7 +86,8 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "a NaN": (exchanged(A, lambda a: a * torch.nan), "holds NaN"),
     "infinity": (exchanged(B, lambda b: b + torch.inf), "holds infinity"),
     "an update of the table of rank nothing": (
-        lambda t: t | {f"{TABLE}A": torch.ones(0, 258), f"{TABLE}B": torch.ones(16, 0)}, "is no update of a table",
+        lambda t: t | {f"{TABLE}A": torch.ones(0, 258), f"{TABLE}B": torch.ones(16, 0)},
+        "is no update of a table",
     ),
 }  # fmt: skip
 

@@ -105,8 +105,10 @@ def test_generate_takes_every_option_by_its_name_in_python(
     assert samples("--echo")[0]["text"] == "def main(" + plain
     first = scored[0]["tokens"][0]["id"]  # type: ignore[index]
     for words in (
-        ["--ban-token", f"{first}"], ["--logit-bias", f"{first}=-100"], ["--force-token", f"0={first + 1}"], ["--stop-id", f"{first}"],
-        ["--frequency-penalty", "50"], ["--presence-penalty", "50"], ["--typical-p", "0.02"], ["--guidance-scale", "30"],
+        ["--ban-token", f"{first}"], ["--logit-bias", f"{first}=-100"], ["--force-token", f"0={first + 1}"],
+        ["--stop-id", f"{first}"],
+        ["--frequency-penalty", "50"], ["--presence-penalty", "50"], ["--typical-p", "0.02"],
+        ["--guidance-scale", "30"],
     ):  # fmt: skip
         assert samples(*words)[0]["text"] != plain, words
 
@@ -217,7 +219,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     files = {
         "empty.txt": b"", "binary.txt": b"abc\x00def", "unknown.txt": b"caf\x81 \x8d " * 50,
-        "short.txt": b"hello", "broken.jsonl": b'{"text": "a"}\n{"text": \n', "lacks.jsonl": b'{"text": "a"}\n{"body": "b"}\n',
+        "short.txt": b"hello", "broken.jsonl": b'{"text": "a"}\n{"text": \n',
+        "lacks.jsonl": b'{"text": "a"}\n{"body": "b"}\n',
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)

@@ -242,7 +242,10 @@ def test_the_readers_file_names_are_the_writers_and_reading_needs_no_pytorch(run
         run_folder.METRICS,
         run_folder.SUMMARY,
     )
-    check = f"import sys; from newleaf.cli.main import main; main(['runs', {str(runs)!r}]); print('torch' in sys.modules)"
+    check = (
+        f"import sys; from newleaf.cli.main import main; main(['runs', {str(runs)!r}]); print('torch' "
+        f"in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 

@@ -99,7 +99,8 @@ def test_a_system_on_which_no_program_runs_is_told_and_not_scored(
     monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start)
     with pytest.raises(
         InputError,
-        match="humaneval: programs cannot be run here: the sandbox did not start: the program's process ended",
+        match="humaneval: programs cannot be run here: the sandbox did not start: the program's process "
+        "ended",
     ):
         humaneval().questions(Setting(allow_code=True, data_dir=tmp_path))
 

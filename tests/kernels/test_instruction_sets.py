@@ -39,7 +39,8 @@ import sys, pytest
 generating = "packed_network_differs and gpt2 or bf16_weights and gptj"
 training = "slopes_of_the_plain_modules and 96 and qwen3"
 tests = ["tests/generate/backend/test_lowering.py", "tests/model/cpu/test_fused_layers.py"]
-failed = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"{generating} or {training}", *tests])
+options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"{generating} or {training}"]
+failed = pytest.main([*options, *tests])
 from numba.core.registry import cpu_target
 triple, name, features = cpu_target.target_context.codegen().magic_tuple()
 assert name == "x86-64-v3" and "+avx2" in features, (name, features)

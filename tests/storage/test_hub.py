@@ -211,7 +211,10 @@ def test_a_model_is_fetched_by_name_with_only_the_files_it_needs_and_kept(hub: H
 
 
 def test_shards_and_old_files_are_fetched_where_there_is_nothing_newer(hub: Hub, tmp_path: Path) -> None:
-    code = "import newleaf, sys; print([newleaf.load(f'somebody/{name}').network.parameter_count() for name in ('sharded', 'old')])"
+    code = (
+        "import newleaf, sys; print([newleaf.load(f'somebody/{name}').network.parameter_count() for "
+        "name in ('sharded', 'old')])"
+    )
     one, two = json.loads(python(hub, tmp_path, code))
     assert one == two > 0
     weights = hub.files - {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -326,7 +329,10 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(hub: Hub, tmp_pat
 
 
 def test_a_revision_may_be_named(hub: Hub, tmp_path: Path) -> None:
-    code = "from newleaf.storage.hub import local_folder; print(local_folder('somebody/small@v1', ('config.json',)))"
+    code = (
+        "from newleaf.storage.hub import local_folder; print(local_folder('somebody/small@v1', "
+        "('config.json',)))"
+    )
     folder = Path(python(hub, tmp_path, code).strip())
     assert (folder / "config.json").exists()
     assert (folder.parents[1] / "refs" / "v1").read_text() == COMMIT

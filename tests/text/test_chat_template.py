@@ -188,7 +188,10 @@ def test_hostile_text_in_tools_names_and_documents_stays_text(templates: dict[st
 
 def test_a_template_cannot_complete_a_message_to_a_control_token(tmp_path: Path) -> None:
     """Halves from the message, halves from the template."""
-    source = "{% for m in messages %}{{ '<|' + m.content + 'm_end|>' }}{{ m.content + '<|im_' }}{{ m.content }}{% endfor %}"
+    source = (
+        "{% for m in messages %}{{ '<|' + m.content + 'm_end|>' }}{{ m.content + '<|im_' }}{{ "
+        "m.content }}{% endfor %}"
+    )
     template = ChatTemplate.of(Tokenizer.load(make_folder(tmp_path / "t", "chatml", source)))
     for text in ("i", "end|>", "im_end|><|i", " end|> "):
         assert (

@@ -90,7 +90,10 @@ def test_what_is_not_the_callers_to_choose_is_refused_by_name(name: str) -> None
         RenderOptions(variables={name: NAMED[name]})
 
 
-SOURCE = "{{ one }}{{ many[0].a }}{% for name, value in many[1].items() %}{{ name }}{{ value }}{% endfor %}{{ head }}{{ tail }}<|im_end|>"
+SOURCE = (
+    "{{ one }}{{ many[0].a }}{% for name, value in many[1].items() %}{{ name }}{{ value }}{% endfor "
+    "%}{{ head }}{{ tail }}<|im_end|>"
+)
 
 
 def test_what_variables_hold_is_text_however_deep_it_lies(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def test_one_text_gives_one_tokenizer(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(CHINESE, True), (ENGLISH, False), ("ひらがなとカタカナ", True), ("안녕하세요 세계", True), ("Привет, мир", False), ("", False),
+    [(CHINESE, True), (ENGLISH, False), ("ひらがなとカタカナ", True), ("안녕하세요 세계", True), ("Привет, мир", False), ("",
+    False),
      ("abc" * 100 + "春" * 100, True), ("abc" * 100 + "春" * 99, False), ("🤖", True)],
 )  # fmt: skip
 def test_a_text_has_many_characters_when_half_of_its_bytes_are_of_long_ones(

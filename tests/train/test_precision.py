@@ -61,7 +61,10 @@ def test_prompts_and_likelihoods_go_another_way_where_bf16_is_slow(monkeypatch: 
 def test_a_machine_that_emulates_bf16_is_found_out_though_its_flags_promise_it() -> None:
     """PyTorch held to AVX2, where the processor may have more: a product in bf16 takes many times as long as
     in fp32."""
-    code = "import torch; from newleaf.kernels.matmul_speed import bf16_is_faster; print(bf16_is_faster(torch.device('cpu')))"
+    code = (
+        "import torch; from newleaf.kernels.matmul_speed import bf16_is_faster; "
+        "print(bf16_is_faster(torch.device('cpu')))"
+    )
     held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | held, capture_output=True, text=True, check=True

@@ -153,9 +153,10 @@ def telling(real):
         return real(*args, **kwargs)
     return told
 if stage == "reading":
-    newleaf.data.corpus._text_store = telling(newleaf.data.corpus._text_store)
+    newleaf.data.corpus._write_text_store = telling(newleaf.data.corpus._write_text_store)
 else:
-    newleaf.train.pretraining.prepare_pretraining.train_tokenizer = telling(newleaf.train.pretraining.prepare_pretraining.train_tokenizer)
+    prepare = newleaf.train.pretraining.prepare_pretraining
+    prepare.train_tokenizer = telling(prepare.train_tokenizer)
 from newleaf.cli.main import main
 sys.exit(main(sys.argv[3:]))
 """

@@ -21,19 +21,23 @@ SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
         {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 48, "window_size": 7,
          "attention_types": [[["global", "local"], 1]]},
     ),
-    "gptj": (transformers.GPTJConfig, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 4}),
+    "gptj": (transformers.GPTJConfig, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48,
+    "rotary_dim": 4}),
     "gpt_neox": (
         transformers.GPTNeoXConfig,
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 48},
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 48},
     ),
     "llama": (
         transformers.LlamaConfig,
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48,
          "max_position_embeddings": 48},
     ),
     "qwen3": (
         transformers.Qwen3Config,
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 8,
          "intermediate_size": 48, "max_position_embeddings": 48},
     ),
 }  # fmt: skip

@@ -208,7 +208,10 @@ def test_a_bad_pair_is_refused_with_its_place(row: Any, said: str) -> None:
 
 
 def test_the_standard_library_makes_conversations_that_are_the_same_each_time() -> None:
-    source = '"""About numbers and so on."""\ndef add(a, /, b: int = 1, *c) -> int:\n    """Add two numbers, and more."""\n    return a + b\n'
+    source = (
+        '"""About numbers and so on."""\ndef add(a, /, b: int = 1, *c) -> int:\n    """Add two '
+        'numbers, and more."""\n    return a + b\n'
+    )
     module, add = documented_objects(source, "numbers")
     assert (module.name, module.doc, module.call) == ("numbers", "About numbers and so on.", "")
     assert add.call == "numbers.add(a, /, b: int=1, *c) -> int"

@@ -18,14 +18,16 @@ TRAIN = {"batch_size": 4, "eval_every": 3, "precision": "bf16"}
 def classify(at: Path) -> tuple[Path, dict[str, Any]]:
     base = make_base(at / "base")
     return write_rows(at / "rows.jsonl", opinions()), {
-        "task": "classify", "model": str(base), "steps": STEPS, "train": TRAIN, "base": {"dropout": 0.1}, "label": {"baselines": False},
+        "task": "classify", "model": str(base), "steps": STEPS, "train": TRAIN, "base": {"dropout": 0.1},
+        "label": {"baselines": False},
     }  # fmt: skip
 
 
 def chat_with_lora(at: Path) -> tuple[Path, dict[str, Any]]:
     base = base_model(at / "base", template=True)
     return talks(at / "talks.jsonl"), {
-        "task": "chat", "model": str(base), "steps": STEPS, "train": TRAIN, "lora": {"rank": 4, "dropout": 0.1}, "chat": {"length": 64},
+        "task": "chat", "model": str(base), "steps": STEPS, "train": TRAIN, "lora": {"rank": 4,
+        "dropout": 0.1}, "chat": {"length": 64},
     }  # fmt: skip
 
 

@@ -88,8 +88,10 @@ def test_a_blank_text_is_a_blank_line_of_the_output(
 
 
 SHAPES: dict[Shape, list[list[str]]] = {
-    "classify": [["text", "label"], ["id", "headline", "class"], ["words", "label"], ["question", "answer"], ["Text", "Sentiment"]],
-    "pair": [["premise", "hypothesis", "label"], ["a", "b", "label"], ["question1", "question2", "id", "is_same", "label"]],
+    "classify": [["text", "label"], ["id", "headline", "class"], ["words", "label"], ["question", "answer"],
+    ["Text", "Sentiment"]],
+    "pair": [["premise", "hypothesis", "label"], ["a", "b", "label"], ["question1", "question2", "id",
+    "is_same", "label"]],
     "similarity": [["sentence1", "sentence2", "label"]],
     "choice": [["ctx", "endings", "label"], ["question", "choice1", "choice2", "choice3", "answer"]],
 }  # fmt: skip

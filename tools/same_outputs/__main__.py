@@ -63,7 +63,8 @@ def made_with(threads: int) -> dict[str, Any]:
     """What a record depends on besides the code."""
     return {
         "threads": threads,
-        "machine": f"{platform.system()} {platform.machine()}, NEWLEAF_CPU={os.environ.get('NEWLEAF_CPU', '')}",
+        "machine": f"{platform.system()} {platform.machine()}, "
+        f"NEWLEAF_CPU={os.environ.get('NEWLEAF_CPU', '')}",
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
     }

@@ -15,11 +15,14 @@ from torch import Tensor
 # What is left out of JSON and YAML, by the name of its field, and why.
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(
-        ("seconds", "train_seconds", "total_seconds", "tokens_per_second", "begun", "time_ms"), "time and speed"
+        ("seconds", "train_seconds", "total_seconds", "tokens_per_second", "begun", "time_ms"),
+        "time and speed"
     ),
-    **dict.fromkeys(("matrix_flops", "machine", "python", "torch", "transformers_version"), "what the machine is and has"),
+    **dict.fromkeys(("matrix_flops", "machine", "python", "torch", "transformers_version"),
+    "what the machine is and has"),
     **dict.fromkeys(("newleaf", "version"), "newleaf's version"),
-    **dict.fromkeys(("id", "item_id", "response_id", "created", "created_at", "completed_at"), "a request's own"),
+    **dict.fromkeys(("id", "item_id", "response_id", "created", "created_at", "completed_at"),
+    "a request's own"),
     "system_fingerprint": "a hash over names of fields, which a renaming may change",
     "cached_tokens": "depends on which request came first",
 }  # fmt: skip

@@ -27,7 +27,8 @@ NEO_STYLE = ("hidden_size", "num_layers", "num_heads", "max_position_embeddings"
 LLAMA_STYLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 LOCAL = {"window_size": 16, "attention_types": [[["global", "local"], 1]]}
 YARN = {
-    "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+    "truncate": False,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
@@ -41,7 +42,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", LLAMA_STYLE, {"num_key_value_heads": 1}),
     "gpt_oss": (
         "GptOssConfig", LLAMA_STYLE,
-        {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16, "rope_parameters": YARN},
+        {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
+        "rope_parameters": YARN},
     ),
 }  # fmt: skip
 # Width, layers, heads, and the width of a feed-forward layer where the configuration has no default for it.

@@ -13,10 +13,19 @@ from say import MODEL, URL, tried
 PLACE = Path(tempfile.mkdtemp())
 ROWS = [{"question": "The capital of France is", "choices": [" Paris", " Oslo"], "answer": 0}] * 3
 (PLACE / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-COMMON = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {PLACE / 'rows.jsonl'}}}}}\ntest_split: test\n"
+COMMON = (
+    f"dataset_path: json\ndataset_kwargs: "
+    f"{{data_files: {{test: {PLACE / 'rows.jsonl'}}}}}\ntest_split: test\n"
+)
 COMMON += 'doc_to_text: "{{question}}"\n'
-CHOICE = "task: capitals\noutput_type: multiple_choice\ndoc_to_target: answer\ndoc_to_choice: choices\nmetric_list: [{metric: acc}]\n"
-WRITE = 'task: written\noutput_type: generate_until\ndoc_to_target: "{{choices[answer]}}"\nmetric_list: [{metric: exact_match}]\n'
+CHOICE = (
+    "task: capitals\noutput_type: multiple_choice\ndoc_to_target: answer\ndoc_to_choice: "
+    "choices\nmetric_list: [{metric: acc}]\n"
+)
+WRITE = (
+    'task: written\noutput_type: generate_until\ndoc_to_target: "{{choices[answer]}}"\nmetric_list: '
+    "[{metric: exact_match}]\n"
+)
 WRITE += "generation_kwargs: {until: ['.'], max_gen_toks: 12}\n"
 (PLACE / "capitals.yaml").write_text(COMMON + CHOICE)
 (PLACE / "written.yaml").write_text(COMMON + WRITE)

@@ -63,7 +63,8 @@ def targeted(network: GPT, config: AdapterConfig, rules: list[Rule]) -> list[Rul
             path = name.removesuffix(".weight")
             hits = {
                 target for target in config.targets
-                if any(fnmatch.fnmatchcase(each, pattern) for each in (path, theirs) for pattern in (target, f"*.{target}"))
+                if any(fnmatch.fnmatchcase(each, pattern) for each in (path, theirs) for pattern in (target,
+                f"*.{target}"))
                 or (target == "all" and path.startswith("blocks.") and not experts)
                 or (target == "experts" and experts)
             }  # fmt: skip
@@ -85,7 +86,8 @@ def targeted(network: GPT, config: AdapterConfig, rules: list[Rule]) -> list[Rul
             tied = network.config.tie_embeddings and target in ("head", "lm_head", "embed_out")
             why = "the head is the table of tokens here" if tied else "no layer has such a name"
             raise InputError(
-                f'lora.targets: {target!r} names nothing to adapt ({why}); "all" is every Linear inside the blocks'
+                f'lora.targets: {target!r} names nothing to adapt ({why}); "all" is every Linear '
+                f"inside the blocks"
             )
     return found
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from newleaf.api.training import finetune, pretrain, resume
 
 HOMES = {
-    "Model": "model", "Run": "run", "evaluate": "evaluating", "finetune": "training", "load": "opening", "pretrain": "training",
+    "Model": "model", "Run": "run", "evaluate": "evaluating", "finetune": "training", "load": "opening",
+    "pretrain": "training",
     "resume": "training",
 }  # fmt: skip
 

@@ -66,7 +66,10 @@ class Run:
         texts = "".join(
             f"<pre><b>{html.escape(line['prompt'])}</b>{html.escape(line['sample'])}</pre>" for line in last
         )
-        return f"<p>{html.escape(repr(self))}</p><img src='data:image/png;base64,{encoded}' style='max-width:720px'/>{texts}"
+        return (
+            f"<p>{html.escape(repr(self))}</p><img src='data:image/png;base64,{encoded}' "
+            f"style='max-width:720px'/>{texts}"
+        )
 
 
 def _figure(summary: dict[str, Any]) -> str:

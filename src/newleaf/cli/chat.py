@@ -41,7 +41,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "chat",
         help="talk with a model",
-        description="Talk with a model in its own chat template. In a terminal, /help lists what else there is. "
+        description="Talk with a model in its own chat template. In a terminal, /help lists what else there "
+        "is. "
         "From a pipe, each line is a message and each answer is printed; with --json, each answer is a JSON "
         "object on a line.",
     )

@@ -71,7 +71,8 @@ class Terminal:
         self.name = name
         self.coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.commands: dict[str, Callable[[str], bool | None]] = {
-            "/reset": self._reset, "/system": self._system, "/undo": self._undo, "/retry": self._retry, "/save": self._save,
+            "/reset": self._reset, "/system": self._system, "/undo": self._undo, "/retry": self._retry,
+            "/save": self._save,
             "/load": self._load, "/set": self._set, "/help": self._help, "/exit": lambda rest: True,
         }  # fmt: skip
 
@@ -149,7 +150,10 @@ class Terminal:
 
     def _cut(self, end: str | None) -> str:
         context = self.model.network.config.context_length
-        full = f"; cut off: the context of {context:,} tokens is full, and the next message makes the model forget the oldest ones"
+        full = (
+            f"; cut off: the context of {context:,} tokens is full, and the next message makes the "
+            f"model forget the oldest ones"
+        )
         return {"length": "; cut off: say “go on”, or /set max_tokens", "context": full}.get(end or "", "")
 
     def _show(self, piece: ReplyPiece, thinking: bool) -> bool:

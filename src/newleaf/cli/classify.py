@@ -44,7 +44,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--file",
         type=Path,
-        help="a .txt file, one text a line, or rows (.jsonl, .json, .csv, .tsv, .parquet), read as finetune reads them; "
+        help="a .txt file, one text a line, or rows (.jsonl, .json, .csv, .tsv, .parquet), read as "
+        "finetune reads them; "
         "line k of the output is about line or row k",
     )
     for name, flags, what in DATA:

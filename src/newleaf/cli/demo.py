@@ -79,7 +79,10 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
         table.add_row(name, f"{bits:.3f} bits per byte", bar)
     syntax = f"{report.parsed} of {report.completions} completions are valid Python (ast.parse)"
     summary, path = report.run.summary, report.run.path
-    made = f"{summary['parameters'] / 1e6:.1f} M parameters, {summary['tokens_seen'] / 1e6:.2f} M tokens, {summary['total_seconds']:.0f} s"
+    made = (
+        f"{summary['parameters'] / 1e6:.1f} M parameters, {summary['tokens_seen'] / 1e6:.2f} M tokens, "
+        f"{summary['total_seconds']:.0f} s"
+    )
     following = Text.assemble(
         f"{syntax}\n{made}\n\nTry next:\n",
         (f'  newleaf generate {path} "def parse(self, text):" --max-tokens 150\n', "bold"),

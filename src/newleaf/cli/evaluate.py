@@ -33,7 +33,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("evaluate", help="score a model on tasks and files", epilog=EPILOG)
     parser.add_argument(
         "model",
-        help="a run, a model folder, a .gguf file, owner/name of the Hub, or http://… of an OpenAI-compatible server",
+        help="a run, a model folder, a .gguf file, owner/name of the Hub, or http://… of an "
+        "OpenAI-compatible server",
     )
     parser.add_argument("tasks", nargs="+", metavar="TASK_OR_FILE", help="see below")
     parser.add_argument(
@@ -63,7 +64,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--template",
-        help="for {prompt, references}: plain, tldr, equals, answer, question, arrow, or text with {prompt} in it",
+        help="for {prompt, references}: plain, tldr, equals, answer, question, arrow, or text with "
+        "{prompt} in it",
     )
     parser.add_argument(
         "--chat", action="store_true", help="send prompts as messages in the model's chat template"

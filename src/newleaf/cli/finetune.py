@@ -19,7 +19,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "finetune",
         help="tune a model on data",
-        epilog=f"tasks:\n{tasks}\n\nevery field of a recipe is an option too, such as --optimizer.learning_rate 2e-5; docs/finetune.md "
+        epilog=f"tasks:\n{tasks}\n\nevery field of a recipe is an option too, such as "
+        f"--optimizer.learning_rate 2e-5; docs/finetune.md "
         "lists them all, recipes/ has whole ones.",
     )
     parser.add_argument(

@@ -119,7 +119,8 @@ def _show_all(model: Model, prompt: str, options: dict[str, Any], as_json: bool)
         for token in [*text.prompt_tokens, *text.tokens]:
             others = "   ".join(f"{name(each)!r} {value:.3f}" for each, value in token.top)
             print(
-                f"{'' if token.logprob is None else f'{token.logprob:.3f}':>9}  {name(token.id)!r:<20} {others}".rstrip()
+                f"{'' if token.logprob is None else f'{token.logprob:.3f}':>9}  "
+                f"{name(token.id)!r:<20} {others}".rstrip()
             )
         _warn(text.end, options)
 

@@ -24,7 +24,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "source",
         nargs="*",
-        help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or hf:owner/dataset",
+        help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or "
+        "hf:owner/dataset",
     )
     parser.add_argument("--out", help="the run's folder")
     length = parser.add_mutually_exclusive_group()

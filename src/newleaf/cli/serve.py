@@ -68,7 +68,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "serve",
         help="answer over HTTP, as OpenAI's API does",
-        description="Answer over HTTP, as OpenAI's API does, with the page to talk on at /. See docs/serve.md.",
+        description="Answer over HTTP, as OpenAI's API does, with the page to "
+        "talk on at /. See docs/serve.md.",
     )
     parser.add_argument(
         "models",

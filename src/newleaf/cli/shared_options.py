@@ -135,7 +135,10 @@ NO_OPTIONS = ("rest", "started", "run", "name", "takes_recipe")  # what argparse
 def lengths_to_resume(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     """What --resume is given to extend a run by. Raises InputError, naming it, for whatever else was
     given."""
-    reason = "does not go with --resume, which goes on with a run as it was begun; --steps, --time, --tokens or --epochs extend it"
+    reason = (
+        "does not go with --resume, which goes on with a run as it was begun; --steps, --time, "
+        "--tokens or --epochs extend it"
+    )
     for name, value in vars(args).items():
         if name in (*BESIDE_RESUME, *NO_OPTIONS) or value in (None, False, [], ()):
             continue

@@ -134,7 +134,10 @@ def _columns(header: Sequence[str], where: str) -> list[str | None]:
 
 
 def _wrong_field_count(values: Sequence[str], columns: Sequence[str | None], kind: str) -> str:
-    message = f"has {len(values)} field{'' if len(values) == 1 else 's'}, and the first line names {len(columns)} columns"
+    message = (
+        f"has {len(values)} field{'' if len(values) == 1 else 's'}, and the first line names "
+        f"{len(columns)} columns"
+    )
     if len(values) < len(columns):
         missing = columns[len(values)]
         return (

@@ -168,7 +168,10 @@ def _table_documents(source: FileSource, reading: ReadContext) -> Iterator[Docum
     table = read_table(numbered, str(source.path), source.format, reading.problems.bad)
     if reading.config.field not in table.columns:
         has = ", ".join(table.columns[:8])
-        message = f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text column with --data.field"
+        message = (
+            f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text "
+            f"column with --data.field"
+        )
         raise BadDocumentError("no text field", message)
     yield from _row_documents(table.rows, reading)
 

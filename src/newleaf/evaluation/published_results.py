@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-GPTJ_PAGE = "GPT-J's model card, zero-shot table (https://huggingface.co/EleutherAI/gpt-j-6b); run with lm-evaluation-harness in 2021"
+GPTJ_PAGE = (
+    "GPT-J's model card, zero-shot table (https://huggingface.co/EleutherAI/gpt-j-6b); run with "
+    "lm-evaluation-harness in 2021"
+)
 
 LEADERBOARD = (
     "Open LLM Leaderboard of 2023, on GPT-NeoX's model card "

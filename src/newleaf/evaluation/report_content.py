@@ -73,7 +73,10 @@ def chance_of(task: TaskResult, group: str, name: str) -> str:
 def verdict(name: str, difference: Difference, a: str, b: str) -> str:
     """A difference in a sentence."""
     if name.startswith(FRACTIONS):
-        size = f"{100 * difference.value:+.1f} points (95 %: {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        size = (
+            f"{100 * difference.value:+.1f} points (95 %: {100 * difference.low:+.1f} to "
+            f"{100 * difference.high:+.1f})"
+        )
     else:
         size = f"{difference.value:+.4g} (95 %: {difference.low:+.4g} to {difference.high:+.4g})"
     split = (
@@ -82,10 +85,16 @@ def verdict(name: str, difference: Difference, a: str, b: str) -> str:
         else ""
     )
     if difference.p is None:
-        few = f"{difference.n:,} are too few to tell a difference from chance ({MIN_ITEMS} at least); give more text or rows"
+        few = (
+            f"{difference.n:,} are too few to tell a difference from chance ({MIN_ITEMS} at least); "
+            f"give more text or rows"
+        )
         return f"{name} {difference.value:+.4g}: {few}"
     real = "is real" if difference.real else "may be chance"
-    return f"{name} {size}: the difference {real} (p = {difference.p:.2g}, {difference.test}, {difference.n:,} items{split})"
+    return (
+        f"{name} {size}: the difference {real} (p = {difference.p:.2g}, {difference.test}, "
+        f"{difference.n:,} items{split})"
+    )
 
 
 def confusions(found: Evaluation) -> list[tuple[str, list[str]]]:

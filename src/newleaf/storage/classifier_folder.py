@@ -82,7 +82,10 @@ def why_not_stock_classifier(config: GPTConfig, head: Head) -> str | None:
             "the sum of its logits for both orders gives the same label"
         )
     if head.shape == "choice":
-        return "stock transformers opens this folder and scores one continuation at a time; the highest score is the choice"
+        return (
+            "stock transformers opens this folder and scores one continuation at a time; the highest "
+            "score is the choice"
+        )
     return None
 
 

@@ -13,7 +13,10 @@ from newleaf.storage.gguf_file import GGUFFile
 from newleaf.text.o200k import WORDS as O200K
 from newleaf.text.tokenizer_components import merges_of, parts_of
 
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 # Each way to cut text: as steps of a tokenizer.json, for the names that llama.cpp gives it. The first name is
 # the one written.

@@ -94,14 +94,23 @@ def _fetch(repository: str, revision: str | None, files: set[str], show_progress
             )
         )
     except GatedRepoError:
-        reason = f"its owner grants access on request; ask for it at {where}, then log in with hf auth login or set HF_TOKEN"
+        reason = (
+            f"its owner grants access on request; ask for it at {where}, then log in with hf auth "
+            f"login or set HF_TOKEN"
+        )
     except RepositoryNotFoundError:
-        reason = "the Hub has no such model, or it is private; check the name, or log in with hf auth login or set HF_TOKEN"
+        reason = (
+            "the Hub has no such model, or it is private; check the name, or log in with hf auth login "
+            "or set HF_TOKEN"
+        )
     except RevisionNotFoundError:
         reason = f"the Hub has the model but no revision {revision}"
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):
         forbidden = constants.HF_HUB_OFFLINE
-        reason = f"not on this disk, and {'--offline or HF_HUB_OFFLINE forbids' if forbidden else f'{constants.ENDPOINT} cannot be reached'}"
+        cause = (
+            "--offline or HF_HUB_OFFLINE forbids" if forbidden else f"{constants.ENDPOINT} cannot be reached"
+        )
+        reason = f"not on this disk, and {cause}"
         reason += " to fetch it" if forbidden else "; try again, or give a local folder"
     except HFValidationError as error:
         reason = f"not a name the Hub can have ({str(error).splitlines()[0]})"
@@ -110,7 +119,10 @@ def _fetch(repository: str, revision: str | None, files: set[str], show_progress
     except Exception as error:  # the HTTP library below it has changed twice, and each has errors of its own
         if isinstance(error, OSError) and error.errno is not None:
             raise  # this machine's: a full disk, a cache that may not be written
-        reason = f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what came whole is kept"
+        reason = (
+            f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what "
+            f"came whole is kept"
+        )
     raise InputError(f"{repository}: {reason}{_similar_local_name(repository)}")
 
 

@@ -87,7 +87,10 @@ def why_not_stock(config: GPTConfig) -> str | None:
         f"model.{name} {str(value).lower() if isinstance(value, bool) else value}"
         for name, value in changes.items()
     )
-    return f"stock transformers has no such network, so this folder opens in newleaf only; for {family.architecture} train with {wanted}"
+    return (
+        f"stock transformers has no such network, so this folder opens in newleaf only; for "
+        f"{family.architecture} train with {wanted}"
+    )
 
 
 def save_folder(

@@ -143,7 +143,8 @@ def _info_fields(found: _ModelFacts) -> dict[str, Any]:
         "parameters": counts.total,
         "active_parameters": counts.active,
         "embedding_parameters": counts.embedding,
-        "shape": f"{counted(config.n_layer, 'layer')} × {config.n_embd}, {heads}, feed-forward {config.n_inner}{experts}",
+        "shape": f"{counted(config.n_layer, 'layer')} × {config.n_embd}, {heads}, feed-forward "
+        f"{config.n_inner}{experts}",
         "context": config.context_length,
         "stored_as": found.stored_as,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
@@ -169,7 +170,10 @@ def _folder_facts(path: Path, fetched: bool) -> _ModelFacts:
             _opening_memory(weights, config, family) if damage is None else None,
         )
     else:
-        stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
+        stored = (
+            f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; "
+            f"not fetched yet"
+        )
     return _ModelFacts(
         path=path,
         family=family.name if family else OWN_TYPE,
@@ -178,7 +182,8 @@ def _folder_facts(path: Path, fetched: bool) -> _ModelFacts:
         stored_as=stored,
         licence=_licence(path, values),
         opens_in=why_not_stock(config)
-        or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
+        or f"stock transformers, as "
+        f"{(values.get('architectures') or [family.architecture if family else ''])[0]}",
         opening=opening,
         ignored=tuple(unknown_fields(values, family)),
         damage=damage,

@@ -23,7 +23,10 @@ MAX_VOCAB_SIZE = 2**20  # four times the largest published vocabulary
 # The trainers keep a few hundred pieces in flight, each at some twenty times its size.
 PIECE_CHARS = 16 * 2**10
 # Qwen2's way to cut text into words (its tokenizer.json): llama.cpp knows it by name, and digits stand alone.
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from newleaf.format_amounts import byte_size, counted
 
 # Layers, width, heads of new models, smallest first.
 MODEL_SIZES = (
-    (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7), (8, 512, 8),
+    (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8,
+    448, 7), (8, 512, 8),
     (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
 # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
@@ -119,9 +120,12 @@ def choose_size(text_bytes: int, budget: Budget, size: str | None = None, charac
     dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MAX_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
     model = {
-        "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "head_dim": n_embd // n_head,
-        "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu",
-        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": True,
+        "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head,
+        "head_dim": n_embd // n_head,
+        "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True,
+        "positions": "rotary", "activation": "silu",
+        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
+        "tie_embeddings": True,
         "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
     steps = max(1.0, tokens / STEP_TOKENS)
@@ -142,7 +146,10 @@ def choose_size(text_bytes: int, budget: Budget, size: str | None = None, charac
             )
         )
     if max(rates) > 1:
-        text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {counted(steps, 'step')} of a network {n_embd} wide."
+        text = (
+            f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about "
+            f"{counted(steps, 'step')} of a network {n_embd} wide."
+        )
         reasons.append(Reason(text, ("n_embd",), "rates"))
     return SizeChoice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
 
@@ -201,7 +208,10 @@ def _size_for_budget(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[
                 math.log(_matrix_weights(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)
             ),
         )
-        why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
+        why = (
+            f"{budget.seconds:.0f} s on a machine that multiplies matrices at "
+            f"{budget.matrix_speed / 1e9:.0f} GFLOP/s"
+        )
     if _matrix_weights(found[0], found[1]) > _matrix_weights(enough[0], enough[1]):
         return enough, f"{byte_size(text_bytes)} of text is enough for no more"
     return found, why

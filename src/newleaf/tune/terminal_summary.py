@@ -31,7 +31,10 @@ def summary_text(
     """All of it, as lines."""
     if not summary:
         return f"{path}: nothing was trained yet\n  begin anew      newleaf finetune --resume {path}"
-    how = f"{counted(summary['steps'], 'step')} and {counted(summary['tokens_seen'], 'token')} in {summary['total_seconds']:.0f} s"
+    how = (
+        f"{counted(summary['steps'], 'step')} and {counted(summary['tokens_seen'], 'token')} in "
+        f"{summary['total_seconds']:.0f} s"
+    )
     lines = [f"{path}: {config.get('task')}, {how}" + ("" if summary["finished"] else " (stopped early)")]
     lines += _table(summary, metrics)
     lines += _report(path)

@@ -98,7 +98,10 @@ def find_problem(key: str, summary: Values, before: Values) -> str | None:
     if "val_loss" in before and "val_loss" in summary:
         was, now = float(before["val_loss"]), float(summary["val_loss"])
         if was - now < BARELY * abs(was):
-            return f"the validation loss barely moved ({was:.3f} before, {now:.3f} after): it has learned next to nothing new"
+            return (
+                f"the validation loss barely moved ({was:.3f} before, {now:.3f} after): it has learned "
+                f"next to nothing new"
+            )
     return None
 
 
@@ -110,7 +113,10 @@ def suggest_remedy(config: Values, summary: Values) -> str:
         if steps < FEW_STEPS
         else "more epochs, "
     )
-    return f"{few}a higher rate ({higher_rates(config)}; --sweep finds one), or a larger base that was trained for longer"
+    return (
+        f"{few}a higher rate ({higher_rates(config)}; --sweep finds one), or a larger base that was "
+        f"trained for longer"
+    )
 
 
 def higher_rates(config: Values) -> str:
@@ -119,7 +125,10 @@ def higher_rates(config: Values) -> str:
     rate = f"--optimizer.learning_rate {3 * float(peak.get('learning_rate') or 0):.2g}"
     if peak.get("kind") != "muon":
         return rate
-    return f"--optimizer.kind muon {rate} --optimizer.matrix_learning_rate {3 * float(peak.get('matrix_learning_rate') or 0):.2g}"
+    return (
+        f"--optimizer.kind muon {rate} --optimizer.matrix_learning_rate "
+        f"{3 * float(peak.get('matrix_learning_rate') or 0):.2g}"
+    )
 
 
 def suggest_improvement(key: str, metrics: Sequence[Values]) -> str | None:
@@ -129,7 +138,10 @@ def suggest_improvement(key: str, metrics: Sequence[Values]) -> str | None:
     if looks is None:
         return None
     if looks.overfits:
-        return f"more rows, or fewer epochs: it was best at step {looks.best_step:,} ({looks.best:.3f}) and at {looks.last:.3f} at its end"
+        return (
+            f"more rows, or fewer epochs: it was best at step {looks.best_step:,} ({looks.best:.3f}) "
+            f"and at {looks.last:.3f} at its end"
+        )
     if looks.fall is None:
         return "longer: it was validated too few times to tell whether it still gets better"
     if looks.fall > FALLING:

@@ -38,26 +38,33 @@ def config(**fields: object) -> GPTConfig:
 
 
 QWEN3 = {
-    "n_kv_head": 2, "head_dim": 16, "n_inner": 80, "norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu",
+    "n_kv_head": 2, "head_dim": 16, "n_inner": 80, "norm": "rms_norm", "qk_norm": True, "positions": "rotary",
+    "activation": "silu",
     "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
 }  # fmt: skip
 CASES = {
     "gpt1": config(block="post_norm", final_norm=False),
-    "gpt1 with sinusoids and exact gelu": config(block="post_norm", final_norm=False, positions="sinusoidal", activation="gelu"),
+    "gpt1 with sinusoids and exact " "gelu": config(block="post_norm", final_norm=False,
+    positions="sinusoidal", activation="gelu"),
     "gpt2": config(),
     "gpt2 with scores scaled by depth": config(scale_by_depth=True),
     "gpt2 of an odd width": config(n_embd=40, n_head=5, n_inner=70, activation="relu", tie_embeddings=False),
-    "gpt_neo with windows": config(n_embd=30, n_head=3, windows=(0, 7), attention_bias=False, attention_scale=1.0),
+    "gpt_neo with windows": config(n_embd=30, n_head=3, windows=(0, 7), attention_bias=False,
+    attention_scale=1.0),
     "gptj": config(
-        block="parallel", shared_norm=True, positions="rotary", rotary_dim=4, rotary_interleaved=True, tie_embeddings=False, head_bias=True,
+        block="parallel", shared_norm=True, positions="rotary", rotary_dim=4, rotary_interleaved=True,
+        tie_embeddings=False, head_bias=True,
         attention_bias=False, attention_out_bias=False,
     ),
-    "gpt_neox": config(block="parallel", positions="rotary", rotary_dim=6, activation="gelu", tie_embeddings=False),
+    "gpt_neox": config(block="parallel", positions="rotary", rotary_dim=6, activation="gelu",
+    tie_embeddings=False),
     "llama": config(**QWEN3 | {"qk_norm": False, "head_dim": 10, "n_kv_head": 1}),
     "qwen3": config(**QWEN3),
     "gpt_oss": config(
-        **QWEN3 | {"qk_norm": False, "head_dim": 12, "activation": "clamped_swiglu", "feedforward_bias": True, "attention_bias": True},
-        n_expert=6, n_expert_active=2, sinks=True, windows=(9, 0), yarn_factor=4.0, yarn_context=16, tie_embeddings=False,
+        **QWEN3 | {"qk_norm": False, "head_dim": 12, "activation": "clamped_swiglu", "feedforward_bias": True,
+        "attention_bias": True},
+        n_expert=6, n_expert_active=2, sinks=True, windows=(9, 0), yarn_factor=4.0, yarn_context=16,
+        tie_embeddings=False,
     ),
 }  # fmt: skip
 
@@ -279,7 +286,8 @@ def test_texts_of_unlike_lengths_are_written_side_by_side_and_forked(case: str, 
     slots.fork(2, 4, 40)
     slots.release(1)
     check(
-        slots.run([TokenChunk(0, 35, [8], 1), TokenChunk(3, 35, [9], 1), TokenChunk(2, 40, [7, 6], 2), TokenChunk(4, 40, [5], 1)]),
+        slots.run([TokenChunk(0, 35, [8], 1), TokenChunk(3, 35, [9], 1), TokenChunk(2, 40, [7, 6], 2),
+        TokenChunk(4, 40, [5], 1)]),
         [*texts[0], 8], [*texts[0], 9], [*texts[2], 7], [*texts[2], 7, 6], [*texts[2], 5],
     )  # fmt: skip
     check(

@@ -26,9 +26,12 @@ pytest.importorskip("llguidance")
 
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
-                   "tags": {"type": "array", "items": {"enum": ["red", "grün", "蓝"]}, "maxItems": 3}, "mother": {"$ref": "#/$defs/other"}},
-    "required": ["name", "age", "tags"], "additionalProperties": False, "$defs": {"other": {"type": ["null", "boolean"]}},
+    "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "minimum": 0,
+    "maximum": 150},
+                   "tags": {"type": "array", "items": {"enum": ["red", "grün", "蓝"]}, "maxItems": 3},
+                   "mother": {"$ref": "#/$defs/other"}},
+    "required": ["name", "age", "tags"], "additionalProperties": False, "$defs": {"other": {"type": ["null",
+    "boolean"]}},
 }  # fmt: skip
 
 

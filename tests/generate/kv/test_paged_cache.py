@@ -260,7 +260,10 @@ def test_smollm2_believes_the_same_with_8_bits(shared_data: Path) -> None:
     """Log-probabilities of a text, token by token; greedy texts part where two tokens are nearly as
     likely."""
     smol = shared_data.parent / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-    text = "The capital of France is Paris. The sun rises in the east, and two and two are four. Once upon a time, there was a little girl."
+    text = (
+        "The capital of France is Paris. The sun rises in the east, and two and two are four. Once "
+        "upon a time, there was a little girl."
+    )
     found = []
     for cache in (None, "int8"):
         (completion,) = load(smol, cache=cache).complete(text, max_tokens=1, temperature=0, prompt_logprobs=0)

@@ -88,7 +88,8 @@ def test_frequency_and_presence_penalties_count_what_was_written_and_not_the_pro
 
 def test_the_steps_come_in_the_order_that_the_documentation_gives() -> None:
     """A slow reference, one token at a time: bias, repetition, frequency and presence, n-grams, bans."""
-    found = shaped(0, prompt=6, logit_bias={3: 5.0, 4: -9.0}, repetition_penalty=1.5, frequency_penalty=0.5, presence_penalty=0.2,
+    found = shaped(0, prompt=6, logit_bias={3: 5.0, 4: -9.0}, repetition_penalty=1.5, frequency_penalty=0.5,
+    presence_penalty=0.2,
                    no_repeat_ngram_size=3, banned_tokens=(12,))  # fmt: skip
     for token, value in enumerate(LOGITS[0].tolist()):
         value += {3: 5.0, 4: -9.0}.get(token, 0.0)

@@ -155,7 +155,10 @@ LONG = {"model": "endless", "input": [[n % 90 for n in range(3900)] for _ in ran
 def leave(server: Running, path: str, body: dict[str, Any], user: str) -> dict[str, Any]:
     """Ask for something that takes long, and go away; the request's line in the log."""
     data = json.dumps({**body, "user": user}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+        f"{len(data)}\r\n\r\n"
+    )
     with socket.create_connection(server.address) as connection:
         connection.sendall(head.encode() + data)
         until(lambda: server.gauge("waiting", "endless") >= 1)

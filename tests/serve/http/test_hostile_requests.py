@@ -248,7 +248,8 @@ HEADS: dict[str, bytes] = {
     "a length and chunks": TO_TEXT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a chunk of no size": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     "a giant chunk": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
-    "a line within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\rb\r\nConnection: close\r\n\r\n",
+    "a line within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: "
+    b"a\rb\r\nConnection: close\r\n\r\n",
     "zero within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\x00b\r\n\r\n",
 }
 
@@ -344,7 +345,10 @@ def test_other_methods_types_and_protocols_are_refused(server: Running) -> None:
         answer = raw(server, post(TEXT, body, kind=kind))
         assert is_refusal(answer), answer
         assert answer
-    upgrade = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+    upgrade = (
+        b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: "
+        b"websocket\r\n\r\n"
+    )
     assert is_refusal(raw(server, upgrade))
     assert (
         "access-control-allow-origin"

@@ -124,7 +124,10 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running) -> None:
     for body in ({"stream": True}, {"stream": False}):
         connection = socket.create_connection(server.address)
         data = json.dumps({**LONG, **body, "user": f"leaves-{body['stream']}"}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            f"application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
         connection.sendall(head.encode() + data)
         until(lambda: server.gauge("running", "endless") == 1)
         if body["stream"]:

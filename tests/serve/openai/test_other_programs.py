@@ -86,7 +86,10 @@ def test_lm_eval_scores_a_model_through_the_server_as_the_network_does(
     pytest.importorskip("lm_eval")
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     (tmp_path / "words.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"))
-    about = f"model=endless,base_url={server.url}/v1/completions,tokenizer={models / 'endless'},tokenizer_backend=huggingface"
+    about = (
+        f"model=endless,base_url={server.url}/v1/completions,"
+        f"tokenizer={models / 'endless'},tokenizer_backend=huggingface"
+    )
     command = [
         sys.executable,
         "-m",

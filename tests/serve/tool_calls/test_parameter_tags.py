@@ -120,7 +120,10 @@ def test_what_a_template_writes_of_calls_is_read_as_these_calls(
 MANY = "\n<function=go>\n<parameter=count>\nmany\n</parameter>\n</function>\n"
 FAR = "go\n<arg_key>far</arg_key>\n<arg_value>false</arg_value>\n"
 TEXT = "\n<function=go>\n<parameter=text>a\nb</parameter>\n</function>\n"
-INVOKED = '\n<invoke name="go">\n<parameter name="count">3</parameter>\n</invoke>\n<invoke name="stop">\n</invoke>\n'
+INVOKED = (
+    '\n<invoke name="go">\n<parameter name="count">3</parameter>\n</invoke>\n<invoke '
+    'name="stop">\n</invoke>\n'
+)
 CASES: list[tuple[CallFormat, str, str, list[tuple[str, Any]]]] = [
     ("qwen", "Well.\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", "Well.", [("stop", {})]),
     ("qwen", "<function=stop>\n</function>\n</tool_call>", "", [("stop", {})]),  # models forget the first tag

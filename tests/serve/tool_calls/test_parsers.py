@@ -27,7 +27,8 @@ CASES: list[tuple[CallFormat, str, str, list[ToolCall]]] = [
     ("tags", 'Well. <tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n', "Well.", [GO]),
     (
         "own",
-        '<tool_call>{"name": "stop"}</tool_call>\n<tool_call>{"name": "go", "arguments": "{\\"far\\": true}"}</tool_call>',
+        '<tool_call>{"name": "stop"}</tool_call>\n<tool_call>{"name": "go", "arguments": '
+        '"{\\"far\\": true}"}</tool_call>',
         "",
         [ToolCall("stop", "{}"), GO],
     ),
@@ -63,7 +64,8 @@ CASES: list[tuple[CallFormat, str, str, list[ToolCall]]] = [
     ),
     (
         "own",
-        '<tool_call>{"name": "go", "arguments": {"a": "\\"}<tool_call>"}}\n</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
+        '<tool_call>{"name": "go", "arguments": {"a": '
+        '"\\"}<tool_call>"}}\n</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
         "",
         [ToolCall("go", '{"a": "\\"}<tool_call>"}'), ToolCall("stop", "{}")],
     ),
@@ -238,7 +240,10 @@ def test_thoughts_are_not_searched_for_calls() -> None:
 
 
 def test_gpt_oss_calls_functions_in_a_channel_of_their_own() -> None:
-    text = "<|channel|>analysis<|message|>Far.<|end|><|start|>assistant<|channel|>commentary to=functions.go <|constrain|>json<|message|>"
+    text = (
+        "<|channel|>analysis<|message|>Far.<|end|><|start|>assistant<|channel|>commentary "
+        "to=functions.go <|constrain|>json<|message|>"
+    )
     text += json.dumps({"far": True})
     split, read = ChannelSplitter(), tool_call_parser("harmony", NAMES)
     parts = [part for piece in (text[:70], text[70:]) for part in split.push(piece)] + split.finish()

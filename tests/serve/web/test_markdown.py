@@ -114,7 +114,8 @@ def test_the_examples_of_githubs_extensions_come_out_as_its_specification_has_th
         ),
         (
             "*a <b>c* d</b>",
-            '<p><em>a <span data-markup="">&lt;b&gt;</span>c</em> d<span data-markup="">&lt;/b&gt;</span></p>',
+            '<p><em>a <span data-markup="">&lt;b&gt;</span>c</em> d<span '
+            'data-markup="">&lt;/b&gt;</span></p>',
         ),
         ("main.py and a.md", "<p>main.py and a.md</p>"),
     ],
@@ -126,7 +127,8 @@ def test_markdown_becomes_these_nodes(text: str, expected: str, modules: Page) -
 def test_links_open_elsewhere_and_tell_nothing(modules: Page) -> None:
     script = """async (text) => {
         const { markdown } = await import("/js/markdown.js");
-        return [...markdown(text).querySelectorAll("*")].map((node) => [node.tagName, node.getAttribute("href"), node.target, node.rel]);
+        return [...markdown(text).querySelectorAll("*")].map((node) => [node.tagName,
+          node.getAttribute("href"), node.target, node.rel]);
     }"""
     found = modules.evaluate(script, 'See [a *b*](https://x.org/?q="><script>) and https://y.org/z.')
     told = ["_blank", "noopener noreferrer nofollow"]
@@ -155,7 +157,8 @@ def test_code_has_colours_and_copies_as_it_is(modules: Page) -> None:
         const codeTools = (read) => [Object.assign(document.createElement("b"), { read })];
         document.body.replaceChildren(markdown(text, { say: String, codeTools }));
         while (!document.querySelector(".c-keyword")) await new Promise((done) => setTimeout(done, 20));
-        const colours = [...document.querySelectorAll("pre span")].map((node) => [node.className, node.textContent]);
+        const colours = [...document.querySelectorAll("pre span")].map((node) => [node.className,
+          node.textContent]);
         return [colours, document.querySelector(".code-head b").read()];
     }"""
     code = 'def f(x):\n    return "<b>"  # why'
@@ -170,12 +173,12 @@ def test_tables_are_aligned_and_scroll_by_themselves(modules: Page) -> None:
     found = rendered(modules, "| a | b | c |\n|---|:-:|--:|\n| 1 | **2** | `x \\| y` |")
     assert found.startswith('<div class="table" tabindex="0"><table>')
     assert (
-        '<th scope="col">a</th><th data-align="center" scope="col">b</th><th data-align="right" scope="col">c</th>'
-        in found
+        '<th scope="col">a</th><th data-align="center" scope="col">b</th><th data-align="right" '
+        'scope="col">c</th>' in found
     )
     assert (
-        '<td>1</td><td data-align="center"><strong>2</strong></td><td data-align="right"><code dir="ltr">x | y</code></td>'
-        in found
+        '<td>1</td><td data-align="center"><strong>2</strong></td><td data-align="right"><code '
+        'dir="ltr">x | y</code></td>' in found
     )
 
 
@@ -233,7 +236,8 @@ def test_right_to_left_text_stands_right(modules: Page) -> None:
     script = """async (text) => {
         const { markdown } = await import("/js/markdown.js");
         document.body.replaceChildren(markdown(text));
-        return [...document.querySelectorAll("p, ul, pre")].map((node) => [node.tagName, getComputedStyle(node).direction]);
+        return [...document.querySelectorAll("p, ul, pre")].map((node) => [node.tagName,
+          getComputedStyle(node).direction]);
     }"""
     found = modules.evaluate(script, "שלום עולם\n\nhello\n\n- שלום\n- b\n\n```\nx\n```")
     assert found == [["P", "rtl"], ["P", "ltr"], ["UL", "rtl"], ["PRE", "ltr"]]

@@ -434,7 +434,10 @@ def test_everything_can_be_done_by_keys(seen: Visit) -> None:
     def tab_to(name: str) -> None:
         for _ in range(60):
             press("Tab")
-            label = "() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+            label = (
+                "() => document.activeElement.getAttribute('aria-label') ?? "
+                "document.activeElement.textContent"
+            )
             if page.evaluate(label) == name:
                 return
         pytest.fail(f"Tab does not come to {name!r}")

@@ -104,7 +104,8 @@ def test_two_windows_keep_what_is_said_in_either(seen: Visit) -> None:
     stored = seen.page.evaluate(
         """() => new Promise((done) => {
             indexedDB.open("newleaf").onsuccess = ({ target }) => {
-                target.result.transaction("talks").objectStore("talks").getAll().onsuccess = (found) => done(found.target.result);
+                target.result.transaction("talks").objectStore("talks").getAll().onsuccess = (found) =>
+                  done(found.target.result);
             };
         })"""
     )

@@ -112,7 +112,8 @@ def test_a_characters_tokens_are_put_together_and_gone_on_from_at_its_end_only(m
         const { changed, chatTokens, InContext } = await import("/js/tokens.js");
         const tokens = chatTokens(entries);
         const context = new InContext();
-        return [tokens.map((token) => context.show(token)), tokens.map((token, place) => changed(tokens, place, token))];
+        return [tokens.map((token) => context.show(token)), tokens.map((token, place) => changed(tokens,
+          place, token))];
     }"""
 
     def entry(found: bytes, name: str = "") -> dict[str, Any]:
@@ -147,7 +148,8 @@ def test_every_token_can_be_seen_and_clicked(modules: Page) -> None:
         document.body.style.font = "16px 'DejaVu Sans', system-ui";
         view.update(texts.map((text) => ({ text, bytes: null, logprob: -1, top: [] })));
         const boxes = [...view.spans()].map((span) => span.getBoundingClientRect());
-        for (const box of boxes) document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).click();
+        for (const box of boxes) document.elementFromPoint(box.x + box.width / 2,
+          box.y + box.height / 2).click();
         return [[...view.spans()].map((span) => span.textContent), found];
     }"""
     # Letters that a font joins, an accent of its own, a flag and a family in pieces, a joiner, and what turns
@@ -231,7 +233,8 @@ def test_events_are_read_whatever_the_pieces_they_come_in(modules: Page) -> None
         const bytes = new TextEncoder().encode(text);
         const body = new ReadableStream({
             start(controller) {
-                for (let at = 0; at < bytes.length; at += size) controller.enqueue(bytes.slice(at, at + size));
+                for (let at = 0; at < bytes.length; at += size) controller.enqueue(bytes.slice(at,
+                  at + size));
                 controller.close();
             },
         });

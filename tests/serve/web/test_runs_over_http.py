@@ -124,7 +124,8 @@ def test_runs_full_of_nonsense_are_listed_and_answer(tmp_path: Path) -> None:
     huge = "9" * 400
     append(
         odd,
-        f'[1]\n\xff\n{{"loss": NaN}}\n{{"step": {huge}, "loss": 1e300, "tokens": {huge}, "seconds": "x"}}\n{{"sample": 3}}\n'
+        f'[1]\n\xff\n{{"loss": NaN}}\n'
+        f'{{"step": {huge}, "loss": 1e300, "tokens": {huge}, "seconds": "x"}}\n{{"sample": 3}}\n'
         + "[" * 5000
         + "\n",
     )

@@ -91,7 +91,8 @@ def grown(page: Page, text: str, size: int = 1) -> dict[str, Any]:
         observer.observe(place, { childList: true, subtree: true });
         for (let end = size; end < text.length + size; end += size) {
             view.update(text.slice(0, end), true);
-            states.push([...place.children].map((node) => node.classList.contains("code") ? "" : node.textContent).join("\\n"));
+            states.push([...place.children].map((node) =>
+              node.classList.contains("code") ? "" : node.textContent).join("\\n"));
             kinds.push([...place.children].map((node) => node.tagName).join(" "));
         }
         view.update(text, false);

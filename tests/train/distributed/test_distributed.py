@@ -31,7 +31,8 @@ STEPS, STOP = 9, 5
 RUN: dict[str, Any] = {
     "steps": STEPS,
     "tokenizer": {"vocab_size": 301},  # shared by no number of processes equally
-    "model": {"n_layer": 2, "n_embd": 48, "n_head": 3, "n_kv_head": 3, "head_dim": 16, "n_inner": 80, "context_length": 32},
+    "model": {"n_layer": 2, "n_embd": 48, "n_head": 3, "n_kv_head": 3, "head_dim": 16, "n_inner": 80,
+    "context_length": 32},
     "train": {
         "batch_size": 8,
         "micro_batch_size": 2,
@@ -50,7 +51,8 @@ ODD: dict[str, Any] = {
 }
 # Sixteen windows at once, heads of 32: what the compiled loops take.
 LOOPS: dict[str, Any] = {
-    "model": {"n_embd": 64, "n_head": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "positions": "rotary", "init_std": 0.2},
+    "model": {"n_embd": 64, "n_head": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "positions": "rotary",
+    "init_std": 0.2},
     "train": {"batch_size": 32, "micro_batch_size": 16, "precision": "bf16"},
 }  # fmt: skip
 AGAIN: dict[str, Any] = {"train": {"checkpoint_activations": True}}

@@ -192,7 +192,8 @@ def test_a_length_that_is_over_already_is_refused_and_changes_nothing(run: Path)
 
 @pytest.mark.parametrize(
     "words",
-    ["--size 4x64", "--seed 3", "--threads 2", "--out x", "--overwrite", "--config a.yaml", "--track wandb", "--device cpu",
+    ["--size 4x64", "--seed 3", "--threads 2", "--out x", "--overwrite", "--config a.yaml", "--track wandb",
+    "--device cpu",
      "--train.batch_size 8", "--optimizer.learning_rate 1e-3"],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])

@@ -152,7 +152,10 @@ def test_a_missing_package_is_one_line_naming_the_extra_before_anything_is_writt
 ) -> None:
     (tmp_path / "wandb").mkdir()  # as an earlier run with wandb leaves it: not the package
     hide = "import sys; sys.modules['tensorboard'] = None; import importlib.util as u; find = u.find_spec\n"
-    hide += "u.find_spec = lambda name, *a: find(name + '_gone') if name in ('trackio', 'tensorboard') else find(name, *a)\n"
+    hide += (
+        "u.find_spec = lambda name, *a: find(name + '_gone') if name in ('trackio', 'tensorboard') "
+        "else find(name, *a)\n"
+    )
     hide += "from newleaf.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["pretrain", str(book), "--steps", "2", "--out", "r", "--track", "trackio"]
     done = subprocess.run(
@@ -261,7 +264,10 @@ def test_trackio_keeps_the_run_in_its_local_store(book: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "hears no more" not in done.stderr
     assert done.stdout.startswith(str(tmp_path / "r"))
-    read = "import json; from trackio.sqlite_storage import SQLiteStorage as s; print(json.dumps(s.get_logs('newleaf', 'r'), default=str))"
+    read = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as s; "
+        "print(json.dumps(s.get_logs('newleaf', 'r'), default=str))"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", read],
         capture_output=True,

@@ -31,7 +31,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "muon, bf16": {"train": TRAIN | {"precision": "bf16"}, "optimizer": {"kind": "muon"}},
     "gpt2, dropout": {
         "train": TRAIN | {"precision": "fp32", "schedule": {"decay": 0.5}},
-        "model": COMMON["model"] | {"norm": "layer_norm", "positions": "learned", "qk_norm": False, "activation": "gelu_tanh",
+        "model": COMMON["model"] | {"norm": "layer_norm", "positions": "learned", "qk_norm": False,
+        "activation": "gelu_tanh",
                                     "gated": False, "residual_dropout": 0.1, "embedding_dropout": 0.1},
     },
 }  # fmt: skip

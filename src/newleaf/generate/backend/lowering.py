@@ -31,7 +31,8 @@ from newleaf.quant.packed import Packed
 from newleaf.quant.packed_layers import PackedEmbedding, PackedLinear, PackedStack
 
 ACTIVATIONS = {
-    "gelu": Activation.GELU, "gelu_tanh": Activation.GELU_TANH, "relu": Activation.RELU, "silu": Activation.SILU,
+    "gelu": Activation.GELU, "gelu_tanh": Activation.GELU_TANH, "relu": Activation.RELU,
+    "silu": Activation.SILU,
     "clamped_swiglu": Activation.CLAMPED_SWIGLU,
 }  # fmt: skip
 
@@ -224,15 +225,19 @@ class _Lowering:
         config, attention, to = self.config, block.attention, self.to
         self.linear([(part, part.bias) for part in (attention.q, attention.k, attention.v)], source, self.qkv)
         rotate = {
-            Rope.LAYER: layer, Rope.QUERIES: self.qkv, Rope.KEYS: self.kv_start, Rope.VALUES: self.kv_start + self.kv_bytes,
-            Rope.OUT: self.queries, Rope.EPSILON: bits(config.norm_eps), Rope.COSINES: self.cosines, Rope.SINES: self.sines,
-            Rope.DIMS: config.rotary_dim, Rope.INTERLEAVED: int(config.rotary_interleaved), Rope.SCALE: bits(config.scale_of(layer)),
+            Rope.LAYER: layer, Rope.QUERIES: self.qkv, Rope.KEYS: self.kv_start,
+            Rope.VALUES: self.kv_start + self.kv_bytes,
+            Rope.OUT: self.queries, Rope.EPSILON: bits(config.norm_eps), Rope.COSINES: self.cosines,
+            Rope.SINES: self.sines,
+            Rope.DIMS: config.rotary_dim, Rope.INTERLEAVED: int(config.rotary_interleaved),
+            Rope.SCALE: bits(config.scale_of(layer)),
             Rope.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
             Rope.KEY_NORM: to.vector(getattr(attention.k_norm, "weight", None)),
         }  # fmt: skip
         to.step(Op.ROPE, Barrier.ALWAYS, rotate)
         look = {
-            Attention.LAYER: layer, Attention.QUERIES: self.queries, Attention.OUT: self.mixed, Attention.WINDOW: attention.window,
+            Attention.LAYER: layer, Attention.QUERIES: self.queries, Attention.OUT: self.mixed,
+            Attention.WINDOW: attention.window,
             Attention.SINKS: to.vector(attention.sinks),
         }  # fmt: skip
         to.step(Op.ATTENTION, Barrier.ALWAYS, look)

@@ -69,7 +69,8 @@ class LoweredRunner:
         self._scores = torch.zeros(threads, 4 * (up(self.max_length, LANES) + 2 * LANES), dtype=torch.uint8)
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
-            State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
+            State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim,
+            State.HEAD_WIDTH: width,
             State.ELEMENT_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.memory.head_bytes,
             State.KEY_BYTES: self.memory.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],

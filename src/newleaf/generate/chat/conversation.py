@@ -82,8 +82,8 @@ class Conversation:
         generated stays; if there is nothing, the message goes. `config` is deprecated: pass its fields as
         keywords.
 
-        Raises InputError for wrong options, and while iterating, with the message taken back, when the message
-        alone does not fit the context.
+        Raises InputError for wrong options, and while iterating, with the message taken back,
+        when the message alone does not fit the context.
         """
         if config is None:
             return self._answer(text, answer_config(options))

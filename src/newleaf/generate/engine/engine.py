@@ -119,9 +119,9 @@ class Engine:
     ) -> Request:
         """Queue a prompt, text or ids, from any thread; iterate over the request for its pieces.
 
-        Options are the fields of `SamplingConfig`, or one `config`. `first` is the prompt's number
-        among those that share a seed. `ends` are end tokens in place of the tokenizer's own; `shown` are special tokens
-        that become text, and as what. `adapter` names one of the engine's.
+        Options are the fields of `SamplingConfig`, or one `config`. `first` is the prompt's number among
+        those that share a seed. `ends` are end tokens in place of the tokenizer's own; `shown` are special
+        tokens that become text, and as what. `adapter` names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be.
         """

@@ -1,8 +1,8 @@
 """The paged KV cache: its page table, the pages of each slot, and prefix caching.
 
-A page holds PAGE tokens of one layer group (layer_groups.py); generate/kernels/kv_pages.py draws it. Sequences
-with the same prefix share its pages. A full page is cached under its tokens and the prefix before it. It stays
-cached while unused, and is evicted, least recently used first, when memory runs out. Sequences release the
+A page holds PAGE tokens of one layer group (layer_groups.py); generate/kernels/kv_pages.py draws it.
+Sequences with the same prefix share its pages. A full page is cached under its tokens and the prefix before
+it. It stays cached while unused, and is evicted, least recently used first, when memory runs out. Sequences release the
 pages that their windows have passed; some of these stay cached, for other continuations.
 """
 
@@ -236,7 +236,7 @@ class PagedCache:
                     self._keys[page] = key, prefixes[-1], number
 
     def fork(self, source: int, target: int, length: int) -> None:
-        """Give an empty slot the first `length` tokens of another: it shares full pages, and copies the last."""
+        """Give an empty slot the first `length` tokens of another: full pages shared, the last copied."""
         full = length // PAGE
         self._prefixes[target] = self._prefixes[source][:full]
         for number, owned in enumerate(self._owned[source]):

@@ -144,7 +144,7 @@ class RaggedBatch:
     # ---- the network's cache (model/kv_cache.py: Cache)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, K, T, D]; returns all [B, K, S, D] from the window's first page on."""
+        """Store keys and values [B, K, T, D]; returns all [B, K, S, D] from the window's first page on."""
         group, place = self.memory.layers[layer]
         table = self._table(group)
         own = (x.transpose(1, 2)[self._rows, self._columns] for x in (keys, values))

@@ -178,7 +178,8 @@ class Optimizer:
             [self.moments[name][key] for name in found] for key in ("exp_avg", "exp_avg_sq", "step")
         )
         adamw(
-            masters, grads, means, squares, [], steps, fused=True, amsgrad=False, beta1=config.beta1, beta2=config.beta2,
+            masters, grads, means, squares, [], steps, fused=True, amsgrad=False, beta1=config.beta1,
+            beta2=config.beta2,
             lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON, maximize=False,
         )  # fmt: skip
 

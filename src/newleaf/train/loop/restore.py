@@ -8,7 +8,8 @@ from newleaf.train.loop.training_run import TrainingRun
 from newleaf.train.runs.checkpoint import Checkpoint
 
 REQUIRED = (
-    "step", "tokens", "train_seconds", "total_seconds", "progress", "best", "windows", "micro_batch_size", "checks_without_gain",
+    "step", "tokens", "train_seconds", "total_seconds", "progress", "best", "windows", "micro_batch_size",
+    "checks_without_gain",
     "check_pending", "health", "metrics_bytes",
 )  # of a checkpoint's values  # fmt: skip
 

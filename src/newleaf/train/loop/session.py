@@ -30,7 +30,8 @@ class Session:
     """Watches the loop of one objective. `restore` first, to go on from a checkpoint."""
 
     def __init__(
-        self, objective: Objective, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None,
+        self, objective: Objective, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float,
+        ranks: Ranks | None = None,
         matrix_speed: float = 0.0,
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s: it predicts the first step of a timed run."""

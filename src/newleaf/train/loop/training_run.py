@@ -35,7 +35,8 @@ class TrainingRun:
     """
 
     def __init__(
-        self, objective: Objective, folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks, matrix_speed: float,
+        self, objective: Objective, folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks,
+        matrix_speed: float,
         watcher: LoopCallbacks, check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s: it predicts the first step of a timed run."""

@@ -26,7 +26,10 @@ def describe_disk_use(folder: Path, checkpoint: int, model: int, keep: int, alre
             f"and the model {byte_size(model)}; "
             "free some space, or choose an --out on another disk"
         )
-    sentence = f"Disk: a checkpoint takes {byte_size(checkpoint)}, the last {keep} are kept beside the best model ({byte_size(model)})"
+    sentence = (
+        f"Disk: a checkpoint takes {byte_size(checkpoint)}, the last {keep} are kept beside the best "
+        f"model ({byte_size(model)})"
+    )
     if free < most:
         return (
             f"Warning: {sentence}: up to {byte_size(most)}, and only {byte_size(free)} are free; "

@@ -33,7 +33,10 @@ class FolderLock:
                 acquired = lock_descriptor(file.fileno(), blocking=False)
             except OSError as error:
                 file.close()
-                self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
+                self.note = (
+                    f"{self.folder}: this file system has no locks ({error.strerror}), so start no "
+                    f"second run here."
+                )
                 return
             if not acquired:
                 with file:

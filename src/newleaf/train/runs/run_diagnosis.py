@@ -202,7 +202,10 @@ def describe_final_validation(
     ):
         return None
     windows = f"{counted(line['val_windows'], 'window')}" if "val_windows" in line else "some windows"
-    return f"on all held-out text that is used; what was shown on the way is of a sample of {windows} ({line['val_bits_per_byte']:.3f})"
+    return (
+        f"on all held-out text that is used; what was shown on the way is of a sample of {windows} "
+        f"({line['val_bits_per_byte']:.3f})"
+    )
 
 
 def describe_advice(found: Diagnosis) -> str:
@@ -215,10 +218,16 @@ def describe_advice(found: Diagnosis) -> str:
     if found.advice == "longer" and found.looks.fall is None:
         return f"longer: it was validated too few times to tell whether it still gets better ({read})"
     if found.advice == "longer" and found.looks.fall is not None:
-        return f"longer: validation still fell by {100 * found.looks.fall:.1f} % over the last part of the run ({read})"
+        return (
+            f"longer: validation still fell by {100 * found.looks.fall:.1f} % over the last part of "
+            f"the run ({read})"
+        )
     if found.advice == "larger":
         return f"a larger model, with more time: validation has almost stopped falling, and {read}"
-    return f"more text: {read}, and knows it better than other text; without more, a smaller model or --model.residual_dropout 0.2"
+    return (
+        f"more text: {read}, and knows it better than other text; without more, a smaller model or "
+        f"--model.residual_dropout 0.2"
+    )
 
 
 def next_commands(

@@ -44,7 +44,8 @@ class ChatModelObjective:
         self.config, self.ready, self.sizes = config, ready, sizes
         self.row_tokens = sizes.learned / max(1, sizes.rows)
         self.fingerprints: Mapping[str, str] = {
-            "data": data, "tokenizer": ready.tokenizer.fingerprint, "template": ready.template_fingerprint, "base": ready.base.fingerprint
+            "data": data, "tokenizer": ready.tokenizer.fingerprint, "template": ready.template_fingerprint,
+            "base": ready.base.fingerprint
         }  # fmt: skip
 
     @property

@@ -11,7 +11,10 @@ from newleaf.errors import InputError
 from newleaf.text.messages import Message
 from newleaf.tune.conversations.conversation_formats import Conversation, as_messages, checked, listed
 
-KNOWN = "prompt, chosen, rejected; or chosen and rejected as whole conversations; or input, preferred_output, non_preferred_output"
+KNOWN = (
+    "prompt, chosen, rejected; or chosen and rejected as whole conversations; or input, "
+    "preferred_output, non_preferred_output"
+)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,10 @@ class Reading:
             return "raise chat.length where the context allows it"
         if self.length < self.context:
             return f"raise chat.length, up to the model's context of {self.context:,}"
-        return f"begin from a model with a longer context, which pretrain makes with --model.context_length {2 * self.context}"
+        return (
+            f"begin from a model with a longer context, which pretrain makes with "
+            f"--model.context_length {2 * self.context}"
+        )
 
     def conversations(self, sources: Iterable[str], found: Findings) -> Iterator[Conversation]:
         """The conversations, checked."""

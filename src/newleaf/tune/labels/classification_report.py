@@ -36,7 +36,8 @@ def figures(
 
 
 def write_report(
-    folder: Path, split: str, probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64], head: Head,
+    folder: Path, split: str, probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64],
+    head: Head,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
     """Write all of it into a run's folder; returns what goes to summary.json."""

@@ -65,7 +65,8 @@ class LabelObjective:
     validates_before_training = True
 
     def __init__(
-        self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: HeldOutRows,
+        self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head,
+        train: Sequence[LabelRow], validation: HeldOutRows,
         test: HeldOutRows | None, baselines: Mapping[str, Proposal], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head

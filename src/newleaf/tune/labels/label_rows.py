@@ -94,7 +94,8 @@ def read_examples(shape: Shape, sources: Sequence[str], config: LabelledConfig, 
     fingerprint = hashlib.blake2b(json.dumps(content, ensure_ascii=True).encode(), digest_size=16).hexdigest()
     assert reader.fields is not None
     return Examples(
-        tuple(train), tuple(validation), tuple(test), labels, reader.multi_label, reader.fields, reader.skipped, reader.first_skipped,
+        tuple(train), tuple(validation), tuple(test), labels, reader.multi_label, reader.fields,
+        reader.skipped, reader.first_skipped,
         fingerprint,
     )  # fmt: skip
 

@@ -72,7 +72,8 @@ class DistilChatObjective(ChatModelObjective):
     measure = MEASURE
 
     def __init__(
-        self, config: DistilTuneConfig, ready: ChatBase, train: Sequence[Example], held_out: Sequence[Example], teacher: Teacher,
+        self, config: DistilTuneConfig, ready: ChatBase, train: Sequence[Example],
+        held_out: Sequence[Example], teacher: Teacher,
         stage: Callable[[str, int, int | None], None],
     ) -> None:  # fmt: skip
         distil = config.distil
