@@ -37,7 +37,7 @@ def test_kernels_limited_to_avx2_pass_the_same_tests() -> None:
     program = """
 import sys, pytest
 generating = "packed_network_differs and gpt2 or bf16_weights and gptj"
-training = "slopes_of_the_plain_modules and 96 and qwen3"
+training = "loss_and_gradients_of_the_modules and 96 and qwen3"
 tests = ["tests/generate/backend/test_lowering.py", "tests/model/cpu/test_fused_layers.py"]
 options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"{generating} or {training}"]
 failed = pytest.main([*options, *tests])

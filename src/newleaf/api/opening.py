@@ -19,7 +19,7 @@ from newleaf.storage.adapter_folder import ADAPTER_FILES, adapter_folder, base_o
 from newleaf.storage.build_network import PRECISIONS
 from newleaf.storage.classifier_folder import load_classifier
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from newleaf.storage.model_folder import is_classifier, load_folder, read_config
+from newleaf.storage.model_folder import is_classifier, load_folder, parse_config, read_config
 from newleaf.storage.resolve_model import is_gguf
 from newleaf.text.load_tokenizer import has_tokenizer, no_tokenizer
 from newleaf.text.tokenizer import Tokenizer
@@ -111,6 +111,8 @@ def check_tokenizer(path: str | Path, adapter: str | Path | None = None) -> None
         found = has_gguf_tokenizer(open_gguf(folder))
     else:
         found = has_tokenizer(folder) or not (folder / "config.json").exists()
+        if not found:
+            parse_config(read_config(folder), folder)  # what cannot be opened at all is said first
     if not found:
         raise no_tokenizer(folder)
 

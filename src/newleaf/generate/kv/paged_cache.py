@@ -2,8 +2,8 @@
 
 A page holds PAGE tokens of one layer group (layer_groups.py); generate/kernels/kv_pages.py draws it.
 Sequences with the same prefix share its pages. A full page is cached under its tokens and the prefix before
-it. It stays cached while unused, and is evicted, least recently used first, when memory runs out. Sequences release the
-pages that their windows have passed; some of these stay cached, for other continuations.
+it. It stays cached while unused, and is evicted, least recently used first, when memory runs out.
+Sequences release the pages that their windows have passed; some stay cached, for other continuations.
 """
 
 from __future__ import annotations
