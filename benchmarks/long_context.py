@@ -1,5 +1,5 @@
 """What a long context costs: `python -m benchmarks.long_context [--most 32768] [--oss-most 131072]
-[--skip-transformers]`.
+        [--skip-transformers]`.
 
 Time for one more token, time to read a prompt, and bytes of keys and values, with 1k to 32k tokens in the
 cache, in bf16 and in 8 bits. The network is SmolLM2-135M's (the real one if --model names it, random weights

@@ -46,8 +46,8 @@ def nanogpt(text: str, steps: int = 2000) -> tuple[float, float]:
     with torch.no_grad():
         whole = held_out[: (len(held_out) - 1) // 64 * 64 + 1]
         inputs, targets = whole[:-1].view(-1, 64), whole[1:].view(-1, 64)
-        portions = zip(inputs.split(256), targets.split(256), strict=True)
-        losses = [network.loss(*portion).item() * len(portion[0]) for portion in portions]
+        chunks = zip(inputs.split(256), targets.split(256), strict=True)
+        losses = [network.loss(*chunk).item() * len(chunk[0]) for chunk in chunks]
     return sum(losses) / len(inputs), seconds
 
 

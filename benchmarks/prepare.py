@@ -96,7 +96,7 @@ def main(megabytes: int) -> None:
     print(f"\n{megabytes} MB of text, {result['tokens']:,} tokens, peak memory {peak[0] / 10**9:.2f} GB\n")
     print("| stage | seconds | MB/s |\n|---|---|---|")
     for name, start, end in zip(
-        ("read, spool, split", "train tokenizer (8192)", "tokenize", "all again, from cache"),
+        ("read, store, split", "train tokenizer (8192)", "tokenize", "all again, from cache"),
         clock,
         clock[1:],
         strict=False,

@@ -1,16 +1,16 @@
-"""Guessing tokens: how fast a text is written with guesses and without, by newleaf and by llama-cpp-python's
-prompt look-up, interleaved.
+"""Speculative decoding: tokens per second with it and without, by newleaf and by llama-cpp-python's
+prompt lookup, interleaved.
 
     python -m benchmarks.speculation SmolLM2-135M-Instruct.Q4_1.gguf [--kinds int8,int4,bf16] [--repeats 3]
-[--skip-llama] [--tokens 160]
+        [--skip-llama] [--tokens 160]
 
 One stream, real weights. Greedy texts that repeat their prompt: a function of Python's standard library again
 with one name changed, a module's documentation quoted, a module gone on with. Ordinary ones, at temperature
-0.8: a story, an explanation, a letter; for llama.cpp greedy, since its look-up has no draws in common with
+0.8: a story, an explanation, a letter; for llama.cpp greedy, since its lookup has no draws in common with
 its plain writing. Each is written by the engine behind `Model.generate` with speculation on and off, and by
-llama_cpp.Llama with LlamaPromptLookupDecoding (2 guesses, its documentation's advice for CPUs, and its
-default of 10) and without. Time runs from the first token to the last. Then a draft model: `--draft MODEL`,
-or, since a small sister of the model is not at hand, a 4-bit copy of the same weights that drafts for bf16
+llama_cpp.Llama with LlamaPromptLookupDecoding (2 proposed tokens, its documentation's advice for CPUs, and
+its default of 10) and without. Time runs from the first token to the last. Then a draft model: `--draft
+MODEL`, or, since no small model of the same tokenizer is at hand, a 4-bit copy of the same weights for bf16
 ones (self-speculation: a draft that agrees much and costs much). First, the economics behind all this: what a
 step of several rows takes, in steps of one row.
 """
@@ -109,7 +109,7 @@ class Newleaf:
 
 
 class LlamaCpp:
-    """llama_cpp.Llama, with prompt look-up or without."""
+    """llama_cpp.Llama, with prompt lookup or without."""
 
     def __init__(self, path: str, proposals: int, clock: Clock) -> None:
         import llama_cpp
@@ -136,7 +136,7 @@ Write = Callable[[Prompt, int], tuple[float, list[int]]]
 
 
 def writers_for(args: argparse.Namespace, models: dict[str, Model]) -> dict[str, Write]:
-    """What is compared, by name; of each pair the first writes without guesses."""
+    """What is compared, by name; of each pair the first writes without speculation."""
     found: dict[str, Write] = {}
     clock = time.process_time if args.cpu_clock else time.perf_counter
     for kind, model in models.items():
@@ -144,16 +144,16 @@ def writers_for(args: argparse.Namespace, models: dict[str, Model]) -> dict[str,
         found[f"newleaf {kind}, off"] = lambda prompt, tokens, engine=engine: engine.write(
             prompt, tokens, "off"
         )  # type: ignore[misc]
-        found[f"newleaf {kind}, look-up"] = engine.write
+        found[f"newleaf {kind}, lookup"] = engine.write
     if args.draft or {"bf16", "int4"} <= models.keys():
         kind = next(iter(models)) if args.draft else "bf16"
         draft = load(args.draft, args.draft_weights) if args.draft else models["int4"]
-        found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(
+        found[f"newleaf {kind}, lookup and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(
             models[kind], clock, draft
         ).write
     if not args.skip_llama:
         for proposals in (0, 2, 10):
-            found[f"llama.cpp, {f'look-up of {proposals}' if proposals else 'off'}"] = LlamaCpp(
+            found[f"llama.cpp, {f'lookup of {proposals}' if proposals else 'off'}"] = LlamaCpp(
                 args.model, proposals, clock
             ).write
     return found
@@ -229,7 +229,7 @@ def report(
     texts: dict[tuple[str, str], list[int]],
     args: argparse.Namespace,
 ) -> None:
-    what = f"{args.model.rpartition('/')[2]}: {args.tokens} tokens, tokens/s (× without guesses)"
+    what = f"{args.model.rpartition('/')[2]}: {args.tokens} tokens, tokens/s (× without speculation)"
     title = f"{what}, medians of {args.repeats} interleaved rounds; {torch.get_num_threads()} threads"
     table = Table("writer", *(f"{each.name} ({len(each.ids)})" for each in prompts), title=title)
     off, differing = "", []
@@ -250,7 +250,7 @@ def report(
                 differing.append(f"{name}: {prompt.name}")
         table.add_row(name, *cells)
     console.print(table)
-    console.print(f"texts that guesses changed: {', '.join(differing) or 'none'}")
+    console.print(f"texts that speculation changed: {', '.join(differing) or 'none'}")
 
 
 if __name__ == "__main__":

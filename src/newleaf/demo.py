@@ -115,8 +115,8 @@ def _xz(data: bytes) -> bytes:
 
 def _size_of_prefix(packed: bytes, length: int) -> int:
     """How many bytes of an xz stream it takes to get back the first `length` bytes."""
-    decoder, produced, fed, portion = lzma.LZMADecompressor(), 0, 0, 256
+    decoder, produced, fed, size = lzma.LZMADecompressor(), 0, 0, 256
     while produced < length:
-        produced += len(decoder.decompress(packed[fed : fed + portion]))
-        fed += portion
+        produced += len(decoder.decompress(packed[fed : fed + size]))
+        fed += size
     return min(fed, len(packed))

@@ -110,7 +110,7 @@ class Loop:
 
         Returns the mean of each term, and the tokens it is of.
 
-        A device that runs out of memory gets half the rows at once, and twice as many portions.
+        A device that runs out of memory gets half the rows at once, and twice as many micro-batches.
         """
         *counts, tokens = self.ranks.sum(*batch.counts, batch.tokens)
         counts = [count or 1 for count in counts]

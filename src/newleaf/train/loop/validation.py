@@ -130,7 +130,7 @@ class Validation:
         )
         self.count = found.validations
         if not self.rows:  # a run that goes on keeps what it had
-            # A single check, which is the one at the end, is the closing look itself.
+            # A single check, which is the one at the end, is the last validation itself.
             alone = found.validations == 1 and not self.objective.train.eval_every
             self.rows, self.final_rows = found.final_rows if alone else found.rows, found.final_rows
             self.report_rows = found.report_rows

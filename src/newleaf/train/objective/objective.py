@@ -5,16 +5,13 @@ Pretraining is one objective (`train/pretraining/text_objective.py`), every task
 (`newleaf/tune/`). The session, the loop and the end of a run know only what stands here. An objective gives
 
 - `build()`: the network as it is before the first step, drawn or loaded, already with its adapters where
-  there are any. It is asked
-  again when a run goes back to its beginning. What has `requires_grad` is trained, kept as fp32 masters and
-written to checkpoints;
+  there are any. It is asked again when a run goes back to its beginning. What has `requires_grad` is trained,
+  kept as fp32 masters and written to checkpoints;
 - `batches(share)`: a pure function from a step to a batch, so that a resumed run is the same run. With
-  several processes `share` = (k, n)
-  asks for the k-th of n equal parts of each batch;
+  several processes `share` = (k, n) asks for the k-th of n equal parts of each batch;
 - `losses(network, part)`: for each of `terms` the *sum* over a part of a batch. The loop divides by the
-  batch's `counts`, added up over
-  all parts and processes, so that portions and processes add up to the same loss, and weighs the terms. A
-term of weight 0 is only written down;
+  batch's `counts`, added up over all parts and processes, so that micro-batches and processes add up to the
+  same loss, and weighs the terms. A term of weight 0 is only written down;
 - `evaluator(...)`: the validation, whose figure `measure.key` chooses the best checkpoint and ends a run
   early; samples; a closing report;
 - `save` and `read_back`: how the trained weights are written to the run's folder `product` ("model" or

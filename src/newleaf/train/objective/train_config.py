@@ -38,7 +38,7 @@ class Extension:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and in what portions.
+    """How long and in what micro-batches.
 
     At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the whole command's wall clock.
 
@@ -51,7 +51,7 @@ class TrainConfig:
     epochs: float | None = None
     extended: tuple[Extension, ...] = ()  # by --resume; not an option of its own
     batch_size: int = 0  # windows in each step
-    micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
+    micro_batch_size: int = 0  # windows in memory at once; gradients of a step's micro-batches are added up
     schedule: ScheduleShape = field(default_factory=ScheduleShape)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     # steps in a row whose loss or gradient is not finite before the last checkpoint is restored

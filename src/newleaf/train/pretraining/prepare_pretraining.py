@@ -125,7 +125,7 @@ def _with_data_budget(
 
 
 def limit_data(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
-    """No more of a text than these portions, where the recipe leaves that open.
+    """No more of a text than these chunks, where the recipe leaves that open.
 
     None where no clock limits it.
     """

@@ -44,7 +44,7 @@ class TextEvaluator:
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
         self.prompts: Sequence[str] = train.prompts
-        # Guesses follow the clock, which is another one in each process, and all must run the network
+        # Estimates follow the clock, which is another one in each process, and all must run the network
         # together.
         options = {"max_tokens": 100, "seed": train.seed, "speculation": "off"} | train.sample
         self.sampling = build(SamplingConfig, options, "train.sample.")
@@ -52,7 +52,7 @@ class TextEvaluator:
     def validate(self, rows: int | None, to_the_end: bool = False) -> ValidationMetrics:
         """The loss over this many windows, evenly spaced, or all of them.
 
-        `to_the_end` heeds nothing on the way.
+        `to_the_end` does not stop on the way.
         """
         length, data = self.prepared.window, self.prepared.config.data
         count = min(rows or self.all_rows, self.all_rows)
