@@ -81,6 +81,10 @@ class Model:
             raise no_tokenizer(self.path or "this model")
         return self.own_tokenizer
 
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self.own_tokenizer = tokenizer
+
     @overload
     def generate(
         self, prompt: str = "", *, n: None = None, draft: Model | None = None, **options: Unpack[TextOptions]

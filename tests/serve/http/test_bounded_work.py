@@ -18,7 +18,7 @@ from server_process import Running, Start, until
 
 from newleaf.serve.api_errors import ApiError, error_body, validation_error
 from newleaf.serve.http.server_settings import Limits
-from newleaf.serve.openai.completion_input import begin
+from newleaf.serve.openai.completion_input import submit_completion
 from newleaf.serve.protocol.body_reader import BodyReader
 from newleaf.serve.protocol.response_schemas import ResponseRequest
 from newleaf.serve.protocol.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
@@ -97,7 +97,7 @@ def test_a_prompt_that_is_longer_than_a_context_can_be_is_refused_before_it_is_e
     )
     server_context: Any = SimpleNamespace(limits=Limits())
     with pytest.raises(ApiError) as refused:
-        begin(server_context, loaded_model, CompletionRequest(prompt=prompt))
+        submit_completion(server_context, loaded_model, CompletionRequest(prompt=prompt))
     assert (refused.value.status_code, refused.value.code) == (400, "context_length_exceeded")
 
 
