@@ -36,8 +36,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from newleaf.data.stdlib import standard_library_files
-from newleaf.train.sizing import MODEL_SIZES, Budget, choose_size
+from newleaf.data.stdlib_corpus import standard_library_files
+from newleaf.train.size_from_budget import MODEL_SIZES, Budget, choose_size
 
 RATE = 1.4
 RATES = {"AdamW's": "learning_rate", "Muon's": "matrix_learning_rate"}

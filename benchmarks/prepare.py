@@ -19,7 +19,7 @@ WORD = re.compile(r"[a-z]{4,}")
 def write_text(path: Path, n_bytes: int) -> None:
     """The standard library's source over and over, one word in each line changed, so that no two rounds are
     alike."""
-    from newleaf.data.stdlib import standard_library_files
+    from newleaf.data.stdlib_corpus import standard_library_files
 
     train, _ = standard_library_files()
     lines = [

@@ -18,7 +18,7 @@ from newleaf.families import FAMILIES
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.plan import DEVICES, Machine, layer_activation_bytes, plan
-from newleaf.train.sizing import USEFUL_SHARE
+from newleaf.train.size_from_budget import USEFUL_SHARE
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from newleaf import api
 from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
-from newleaf.data.stdlib import standard_library_files
+from newleaf.data.stdlib_corpus import standard_library_files
 from newleaf.errors import Stopped
 from newleaf.generate.options import TextOptions
 from newleaf.recipe import merge, seconds

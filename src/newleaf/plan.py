@@ -17,7 +17,7 @@ from newleaf.families import FAMILIES, size_name
 from newleaf.format_amounts import counted
 from newleaf.model.count import Counts, attention_flops, count_parameters
 from newleaf.model.gpt_config import GPTConfig
-from newleaf.train.sizing import USEFUL_SHARE
+from newleaf.train.size_from_budget import USEFUL_SHARE
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
 # GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)

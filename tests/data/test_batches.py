@@ -17,7 +17,7 @@ from newleaf.data.batches import TrainBatches, validation_batches
 from newleaf.data.corpus import prepare_text
 from newleaf.data.data_config import DataConfig
 from newleaf.data.permutation import permutation_index
-from newleaf.data.stdlib import standard_library_files
+from newleaf.data.stdlib_corpus import standard_library_files
 from newleaf.data.token_shards import Shard, token_byte_lengths, tokenize
 from newleaf.errors import InputError
 from newleaf.text.tokenizer import Tokenizer as NewleafTokenizer

@@ -21,8 +21,8 @@ from newleaf.evaluation.task_rows import read_rows
 from newleaf.generate.batch.prompt_file import read_prompts
 from newleaf.tune.conversations.conversation_rows import read_rows as read_conversations
 from newleaf.tune.labels.fields import Wanted
-from newleaf.tune.labels.questions import read_questions
 from newleaf.tune.labels.table import read_table
+from newleaf.tune.labels.unlabelled_rows import read_questions
 
 
 def texts_to_learn(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from newleaf.recipe import recipe_of
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.sizing import Budget, choose_size
+from newleaf.train.size_from_budget import Budget, choose_size
 
 CHINESE = (
     "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"

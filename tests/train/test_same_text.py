@@ -35,7 +35,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.sizing.ENCODED_BYTES_PER_SECOND", ENCODED)
+    monkeypatch.setattr("newleaf.train.size_from_budget.ENCODED_BYTES_PER_SECOND", ENCODED)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def _batches(model: Model, args: argparse.Namespace) -> Iterator[list[Question |
 def _of_file(model: Model, args: argparse.Namespace) -> list[Question | None]:
     from newleaf.data.encodings import canonical_encoding
     from newleaf.tune.labels.fields import Wanted
-    from newleaf.tune.labels.questions import read_questions
+    from newleaf.tune.labels.unlabelled_rows import read_questions
 
     given = {name: getattr(args, f"data.{name}") for name, _, _ in DATA}
     choices = tuple(given["choices"].split(",")) if given["choices"] else ()

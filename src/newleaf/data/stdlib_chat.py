@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.stdlib import standard_library_files
+from newleaf.data.stdlib_corpus import standard_library_files
 
 NAME, HELD_OUT = "newleaf:stdlib-chat", "newleaf:stdlib-chat:held-out"
 MAX_ANSWER_CHARS = 1200  # characters of an answer

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.families.bookkeeping import BOOKKEEPING, REFUSED
+from newleaf.families.unread_config_fields import BOOKKEEPING, REFUSED
 from newleaf.model.gpt_config import MAX_LAYERS
 
 

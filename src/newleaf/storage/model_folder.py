@@ -14,7 +14,7 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
-from newleaf.families.bookkeeping import GENERATION
+from newleaf.families.unread_config_fields import GENERATION
 from newleaf.families.weights import Rule, from_hugging_face, rows_of, same
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters

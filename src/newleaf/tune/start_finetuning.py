@@ -17,12 +17,12 @@ from newleaf.train.objective.objective import Objective
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
 from newleaf.train.pretraining.prepare_pretraining import resolve_machine_options, timed_budget
 from newleaf.train.runs.run_folder import RunFolder
-from newleaf.train.sizing import USEFUL_SHARE
+from newleaf.train.size_from_budget import USEFUL_SHARE
 from newleaf.tune import hyperparameters
 from newleaf.tune.base_model import Base, open_base
-from newleaf.tune.fitting import suggestion
 from newleaf.tune.labels.label_config import LabelTaskConfig
 from newleaf.tune.lora import with_adapter
+from newleaf.tune.matching_tasks import suggestion
 from newleaf.tune.tune_config import TuneConfig
 from newleaf.tune.tuning_task import Task, task_named
 

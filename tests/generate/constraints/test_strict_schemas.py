@@ -16,7 +16,7 @@ import pytest
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.integer_range import integer_range
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.tokenizer import Tokenizer

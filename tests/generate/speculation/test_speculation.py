@@ -19,7 +19,7 @@ from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleE
 from newleaf.generate.backend.runner import LoweredRunner, say_once
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.acceptance_rates import AcceptanceRates
 from newleaf.generate.speculation.draft_model import MAX_LAG
 from newleaf.generate.speculation.prompt_lookup import PromptLookup
 from newleaf.generate.speculation.step_cost import StepCost

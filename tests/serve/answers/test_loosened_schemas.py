@@ -14,7 +14,7 @@ from chat_folders import make_chat_model
 from server_process import Running, until
 
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.models.loaded_model import ConcurrencyLimit
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

@@ -15,7 +15,7 @@ from server_process import Running
 
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer, text_answer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

@@ -27,7 +27,7 @@ from newleaf.generate.constraints.grammar_host import (
 )
 from newleaf.generate.constraints.grammar_source import GrammarSource, grammar_source, schema_source
 from newleaf.generate.constraints.grammar_vocabulary import LlguidanceTokenizer
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.constraints.prepared_schema import PreparedSchema, without_keyword
 from newleaf.generate.constraints.schema_error import DROPPABLE, locate_error
 from newleaf.generate.constraints.schema_limits import parse_schema

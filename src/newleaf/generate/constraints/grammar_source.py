@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.generate.constraints.schema_limits import check_length, parse_schema
 from newleaf.generate.options import SamplingConfig

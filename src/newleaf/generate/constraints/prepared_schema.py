@@ -10,7 +10,7 @@ from typing import Any
 
 from newleaf.generate.constraints.schema_keywords import COMPOSED
 from newleaf.generate.constraints.schema_numbers import nested_values
-from newleaf.generate.constraints.schema_rules import Rules
+from newleaf.generate.constraints.schema_to_lark import Rules
 from newleaf.generate.constraints.subschemas import children, unescape
 
 # White space between JSON's tokens is bounded, since small models tend to repeat it without end.

@@ -22,7 +22,7 @@ from newleaf.generate.backend.runner import LoweredRunner, cache_dtype, say_once
 from newleaf.generate.kv.layer_groups import head_bytes
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.sampler import SamplerRow, sample_with_probabilities
-from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.acceptance_rates import AcceptanceRates
 from newleaf.generate.speculation.speculation_state import SpeculationStates
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence

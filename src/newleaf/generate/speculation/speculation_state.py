@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.acceptance_rates import AcceptanceRates
 from newleaf.generate.speculation.prompt_lookup import PromptLookup
 from newleaf.generate.text.sequence import Sequence
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from newleaf.generate.backend.executor import Executor
 from newleaf.generate.speculation import prompt_lookup
-from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.acceptance_rates import AcceptanceRates
 from newleaf.generate.speculation.draft_model import (
     MAX_DRAFTED,
     MAX_LAG,

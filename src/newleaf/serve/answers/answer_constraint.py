@@ -21,8 +21,8 @@ from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.answers.chat_params import ChatParams
 from newleaf.serve.api_errors import ApiError, input_error
 from newleaf.serve.models.loaded_model import LoadedModel
-from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS
-from newleaf.serve.tool_calls.sections import SECTION_FORMATS
+from newleaf.serve.tool_calls.parameter_tag_parser import PARAMETER_TAG_FORMATS
+from newleaf.serve.tool_calls.section_parser import SECTION_FORMATS
 from newleaf.serve.tool_calls.tool_call import CallFormat
 from newleaf.text.chat_template import Prompt
 from newleaf.text.reasoning import CHANNEL, OPEN, reasoning_markers

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.serve.tool_calls.parameter_tag_grammar import parameter_tag_rules
-from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS, ParameterTagFormat
-from newleaf.serve.tool_calls.sections import SECTION_FORMATS, SectionFormat
+from newleaf.serve.tool_calls.parameter_tag_parser import PARAMETER_TAG_FORMATS, ParameterTagFormat
+from newleaf.serve.tool_calls.section_parser import SECTION_FORMATS, SectionFormat
 from newleaf.serve.tool_calls.tool_call import (
     ARGS_TOKEN,
     CLOSE_TAG,

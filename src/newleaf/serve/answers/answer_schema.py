@@ -8,7 +8,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError

@@ -14,7 +14,7 @@ from newleaf.serve.answers.answer_constraint import ConstrainedPrompt
 from newleaf.serve.answers.answer_schema import SchemaCheckError
 from newleaf.serve.answers.chat_params import ChatParams
 from newleaf.serve.models.loaded_model import LoadedModel
-from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.choose_parser import tool_call_parser
 from newleaf.serve.tool_calls.tool_call import (
     AnswerPart,
     CallFormat,

@@ -1,4 +1,4 @@
-"""The grammar of calls with a tag for each parameter (serve/tool_calls/parameter_tags.py)."""
+"""The grammar of calls with a tag for each parameter (serve/tool_calls/parameter_tag_parser.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from newleaf.generate.constraints.prepared_schema import PreparedSchema
-from newleaf.serve.tool_calls.parameter_tags import ParameterTagFormat
+from newleaf.serve.tool_calls.parameter_tag_parser import ParameterTagFormat
 from newleaf.serve.tool_calls.parameter_types import resolve_reference, schema_types
 
 DEFINITIONS = ("$defs", "definitions")

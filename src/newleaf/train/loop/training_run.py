@@ -24,7 +24,7 @@ from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.runs.disk_space import describe_disk_use, folder_bytes
 from newleaf.train.runs.run_folder import RunFolder
 from newleaf.train.runs.run_length import StepSize, build_schedule
-from newleaf.train.sizing import USEFUL_SHARE
+from newleaf.train.size_from_budget import USEFUL_SHARE
 
 
 class TrainingRun:

@@ -12,7 +12,7 @@ from newleaf.text.train_tokenizer import TokenizerConfig
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.schedule import ScheduleShape
 from newleaf.train.signals import signal_numbers
-from newleaf.train.sizing import parse_size
+from newleaf.train.size_from_budget import parse_size
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 

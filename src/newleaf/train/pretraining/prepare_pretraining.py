@@ -32,7 +32,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import PretrainConfig, TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
-from newleaf.train.sizing import Budget, DataBudget, Reason, SizeChoice, choose_size, data_budget
+from newleaf.train.size_from_budget import Budget, DataBudget, Reason, SizeChoice, choose_size, data_budget
 
 
 @dataclass(frozen=True)

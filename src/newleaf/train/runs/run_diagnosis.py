@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from newleaf.format_amounts import counted
-from newleaf.train.sizing import MODEL_SIZES
+from newleaf.train.size_from_budget import MODEL_SIZES
 
 WORSE = 0.005  # of the best figure: less than this above it is noise
 FALLING = 0.015  # of the figure: a fall by more over the last part of the run goes on

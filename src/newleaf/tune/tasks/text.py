@@ -28,7 +28,7 @@ from newleaf.train.pretraining.prepare_pretraining import (
     timed_budget,
 )
 from newleaf.train.pretraining.text_objective import TextObjective, text_record
-from newleaf.train.sizing import data_budget
+from newleaf.train.size_from_budget import data_budget
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.hyperparameters import TaskDefaults
 from newleaf.tune.pretraining_record import notes

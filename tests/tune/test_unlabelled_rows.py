@@ -15,7 +15,7 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
 from newleaf.tune.labels.fields import Wanted, find_fields
-from newleaf.tune.labels.questions import read_questions
+from newleaf.tune.labels.unlabelled_rows import read_questions
 
 TEXTS = ["a fine story", "a dull story, grey", "we loved it", "cold and poor", "great", "grey"]
 LABELS = ["good", "bad", "good", "bad", "good", "bad"]

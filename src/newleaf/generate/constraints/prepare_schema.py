@@ -20,7 +20,7 @@ from newleaf.generate.constraints.prepared_schema import (
 from newleaf.generate.constraints.schema_keywords import COMPOSED, KEYWORDS, SchemaRewrite, min_properties
 from newleaf.generate.constraints.schema_numbers import exact, inward_bounds, nested_values, normalized_bounds
 from newleaf.generate.constraints.schema_pattern import without_nul
-from newleaf.generate.constraints.schema_rules import NoRuleError
+from newleaf.generate.constraints.schema_to_lark import NoRuleError
 from newleaf.generate.constraints.subschemas import is_rounded
 
 NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.choose_parser import tool_call_parser
 from newleaf.serve.tool_calls.tool_call import (
     AnswerPart,
     CallFormat,

@@ -11,7 +11,7 @@ from base_models import make_base
 from chat_data import base_model
 
 import newleaf
-from newleaf.tune.fitting import fitting_tasks
+from newleaf.tune.matching_tasks import fitting_tasks
 from newleaf.tune.task_names import TASKS
 
 TALK = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}

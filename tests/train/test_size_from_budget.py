@@ -12,7 +12,7 @@ import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.train.display.monitor import SilentMonitor
-from newleaf.train.sizing import MODEL_SIZES, Budget, choose_size, data_budget, parse_size
+from newleaf.train.size_from_budget import MODEL_SIZES, Budget, choose_size, data_budget, parse_size
 
 MACHINE = 800e9  # FLOP/s
 

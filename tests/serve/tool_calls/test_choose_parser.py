@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.serve.http.rate_limit import RateLimiter, TokenBucket
-from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.choose_parser import tool_call_parser
 from newleaf.serve.tool_calls.tool_call import (
     CallFormat,
     ToolCall,

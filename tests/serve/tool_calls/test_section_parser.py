@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepare_schema import prepare_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
-from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.choose_parser import tool_call_parser
 from newleaf.serve.tool_calls.tool_call import (
     AnswerPart,
     CallFormat,

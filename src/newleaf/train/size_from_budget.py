@@ -1,4 +1,4 @@
-"""The dial: from a text and a budget to a size.
+"""Automatic sizes: layers, width, vocabulary, batch size and learning rates from a text and a budget.
 
 The figures behind each constant stand in docs/lab-notes.md.
 """

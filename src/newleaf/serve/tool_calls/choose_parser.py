@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from newleaf.serve.tool_calls.bare_json import BareJsonParser
+from newleaf.serve.tool_calls.bare_json_parser import BareJsonParser
 from newleaf.serve.tool_calls.call_list import ListParser
-from newleaf.serve.tool_calls.harmony import HarmonyParser
-from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS, ParameterTagParser
-from newleaf.serve.tool_calls.sections import SECTION_FORMATS, SectionParser
+from newleaf.serve.tool_calls.harmony_parser import HarmonyParser
+from newleaf.serve.tool_calls.parameter_tag_parser import PARAMETER_TAG_FORMATS, ParameterTagParser
+from newleaf.serve.tool_calls.section_parser import SECTION_FORMATS, SectionParser
 from newleaf.serve.tool_calls.streaming_parser import StreamingParser
-from newleaf.serve.tool_calls.tagged_json import TagParser
+from newleaf.serve.tool_calls.tagged_json_parser import TagParser
 from newleaf.serve.tool_calls.tool_call import (
     AnswerPart,
     CallFormat,
