@@ -264,8 +264,7 @@ def show(points: list[Point]) -> None:
     for point in points:
         table.add_row(
             point.name, f"{point.bits_per_byte:.4f}", f"{point.bits_per_byte / best - 1:.2%}",
-            f"{point.parameters:,}",
-            f"{point.pace:.2f} ×", f"{point.steps:,}", f"{point.tokens:,}",
+            f"{point.parameters:,}", f"{point.pace:.2f} ×", f"{point.steps:,}", f"{point.tokens:,}",
         )  # fmt: skip
     Console().print(table)
 

@@ -175,8 +175,7 @@ def marks_of_transformers(config: GPTConfig, most: int) -> Iterator[Mark]:
     shape: dict[str, Any] = {
         "vocab_size": config.vocab_size, "hidden_size": config.n_embd, "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head, "num_key_value_heads": config.n_kv_head,
-        "max_position_embeddings": config.context_length,
-        "intermediate_size": config.n_inner,
+        "max_position_embeddings": config.context_length, "intermediate_size": config.n_inner,
     }  # fmt: skip
     gc.collect()
     forget_peak()

@@ -127,9 +127,8 @@ def objective(place: Path, steps: int, precision: str) -> Any:
 
     values = {
         "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")],
-        "text": {"length": WINDOW},
-        "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0}, "train": {"steps": steps,
-        "batch_size": ROWS, "precision": precision},
+        "text": {"length": WINDOW}, "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0},
+        "train": {"steps": steps, "batch_size": ROWS, "precision": precision},
     }  # fmt: skip
     return open_objective(read_config(values), SilentMonitor(), Ranks())
 
@@ -203,10 +202,8 @@ def _trainer(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
 
     arguments = transformers.TrainingArguments(
         output_dir=str(place / "stock"), per_device_train_batch_size=ROWS, max_steps=steps,
-        learning_rate=5e-5,
-        lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
-        use_cpu=True,
-        bf16=kind == "bf16",
+        learning_rate=5e-5, lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no",
+        disable_tqdm=True, use_cpu=True, bf16=kind == "bf16",
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
     trainer = InOrder(model=model, args=arguments, train_dataset=data, callbacks=[Clock()])

@@ -10,6 +10,8 @@ from typing import Any
 from newleaf.model import GPTConfig
 from newleaf.train.runs.run_folder import RunFolder
 
+# What `newleaf runs` prints at the top of its table.
+RUN_COLUMNS = ["name", "text", "size", "parameters", "steps", "tokens", "time", "MFU", "bits/byte", "state"]
 NETWORK = GPTConfig(vocab_size=500, context_length=32, n_layer=2, n_head=2, n_embd=32)
 
 

@@ -31,8 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(["some text of a few words"], TokenizerConfig(), 258)
     config = transformers.LlamaConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32, bos_token_id=None, eos_token_id=tokenizer.eos_id,
+        intermediate_size=16, max_position_embeddings=32, bos_token_id=None, eos_token_id=tokenizer.eos_id,
     )  # fmt: skip
     stock = transformers.LlamaForCausalLM(config)
     stock.save_pretrained(folder / "base")

@@ -106,9 +106,8 @@ def test_generate_takes_every_option_by_its_name_in_python(
     first = scored[0]["tokens"][0]["id"]  # type: ignore[index]
     for words in (
         ["--ban-token", f"{first}"], ["--logit-bias", f"{first}=-100"], ["--force-token", f"0={first + 1}"],
-        ["--stop-id", f"{first}"],
-        ["--frequency-penalty", "50"], ["--presence-penalty", "50"], ["--typical-p", "0.02"],
-        ["--guidance-scale", "30"],
+        ["--stop-id", f"{first}"], ["--frequency-penalty", "50"], ["--presence-penalty", "50"],
+        ["--typical-p", "0.02"], ["--guidance-scale", "30"],
     ):  # fmt: skip
         assert samples(*words)[0]["text"] != plain, words
 

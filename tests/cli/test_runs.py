@@ -14,7 +14,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import yaml
-from handmade_runs import NETWORK, append, write_run
+from handmade_runs import NETWORK, RUN_COLUMNS, append, write_run
 
 from newleaf.cli.main import main
 from newleaf.cli.runs import _table
@@ -53,18 +53,7 @@ def test_the_table_says_of_each_run_what_its_folder_says_the_best_first(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows, notes = table([str(runs)], capsys)
-    assert rows[0] == [
-        "name",
-        "text",
-        "size",
-        "parameters",
-        "steps",
-        "tokens",
-        "time",
-        "MFU",
-        "bits/byte",
-        "state",
-    ]
+    assert rows[0] == RUN_COLUMNS
     assert [row[0] for row in rows[1:]] == ["deep/better", "good", "killed", "running", "stopped"]
     assert [row[-1] for row in rows[1:]] == ["finished", "finished", "stopped", "running", "stopped"]
     assert rows[1][1] == "book.txt"

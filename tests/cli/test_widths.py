@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from handmade_runs import write_run
+from handmade_runs import RUN_COLUMNS, write_run
 
 from newleaf.cli.main import build_parser, main
 
@@ -45,18 +45,7 @@ def test_a_pipe_gets_whole_lines(
     monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["runs", str(runs)]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0].split() == [
-        "name",
-        "text",
-        "size",
-        "parameters",
-        "steps",
-        "tokens",
-        "time",
-        "MFU",
-        "bits/byte",
-        "state",
-    ]
+    assert rows[0].split() == RUN_COLUMNS
     assert len(rows) == 4
     assert main(["plan", "gpt2-124m"]) == 0
     assert (

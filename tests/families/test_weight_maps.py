@@ -30,8 +30,7 @@ def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
         return base.replace(
             n_layer=layers, n_head=heads, n_kv_head=kv, head_dim=2 * dim, n_embd=width, rotary_dim=0,
             n_inner=4 * width if family.name == "gpt1" else inner, attention_scale=0.0 if scaled else 1.0,
-            tie_embeddings=tied,
-            **({"n_expert": 2, "n_expert_active": 1} if base.n_expert else {}),
+            tie_embeddings=tied, **({"n_expert": 2, "n_expert_active": 1} if base.n_expert else {}),
         )  # fmt: skip
 
     return st.builds(

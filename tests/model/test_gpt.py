@@ -17,8 +17,7 @@ from newleaf.model.norm import RMSNorm
 
 NEW = {
     "norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True,
-    "attention_bias": False,
-    "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": False,
+    "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": False,
 }  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "gpt1": {"block": "post_norm", "final_norm": False},

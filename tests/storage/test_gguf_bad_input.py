@@ -16,6 +16,7 @@ import pytest
 import torch
 from rewritten_gguf import Metadata, Tensors, rewrite, text
 from tiny_sentencepiece import sentencepiece
+from tiny_shapes import GPT_OSS, LLAMA, TINY
 
 import newleaf
 from newleaf.api import Model
@@ -32,21 +33,7 @@ from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "good.gguf"
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
-    config = GPTConfig(
-        vocab_size=272,
-        context_length=16,
-        n_layer=1,
-        n_head=2,
-        n_embd=32,
-        n_inner=32,
-        norm="rms_norm",
-        positions="rotary",
-        activation="silu",
-        gated=True,
-        attention_bias=False,
-        attention_out_bias=False,
-        feedforward_bias=False,
-    )
+    config = GPTConfig(n_layer=1, **TINY, **LLAMA)
     Model(GPT(config), tokenizer, "llama").save(path)
     return path
 
@@ -65,13 +52,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size,
         **shape,
-        norm="rms_norm",
-        positions="rotary",
-        activation="silu",
-        gated=True,
-        attention_bias=False,
-        attention_out_bias=False,
-        feedforward_bias=False,
+        **LLAMA,
     )
     Model(GPT(config), tokenizer, "llama").save(path)
     return path
@@ -82,24 +63,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As good as the good file, of gpt-oss's layout."""
     path = tmp_path_factory.mktemp("gguf") / "experts.gguf"
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
-    config = GPTConfig(
-        vocab_size=272,
-        context_length=16,
-        n_layer=2,
-        n_head=2,
-        n_embd=32,
-        n_inner=32,
-        norm="rms_norm",
-        positions="rotary",
-        sinks=True,
-        activation="clamped_swiglu",
-        gated=True,
-        n_expert=4,
-        n_expert_active=2,
-        windows=(8, 0),
-        yarn_factor=2.0,
-        tie_embeddings=False,
-    )
+    config = GPTConfig(n_layer=2, **TINY, **GPT_OSS)
     Model(GPT(config), tokenizer, "gpt_oss").save(path, type="MXFP4")
     return path
 

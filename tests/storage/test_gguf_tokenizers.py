@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 from rewritten_gguf import rewrite
 from tiny_sentencepiece import sentencepiece
+from tiny_shapes import LLAMA
 from tokenizers import processors
 
 import newleaf
@@ -44,13 +45,7 @@ def written(tokenizer: Tokenizer, path: Path, spare: int = 0) -> Path:
         n_layer=1,
         n_head=1,
         n_embd=8,
-        norm="rms_norm",
-        positions="rotary",
-        activation="silu",
-        gated=True,
-        attention_bias=False,
-        attention_out_bias=False,
-        feedforward_bias=False,
+        **LLAMA,
     )
     Model(GPT(config), tokenizer, "llama").save(path)
     return path

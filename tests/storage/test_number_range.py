@@ -15,6 +15,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_shapes import GPT_OSS, TINY
 
 import newleaf
 from newleaf.cli.main import main
@@ -130,24 +131,7 @@ def test_weights_too_small_for_mxfp4s_exponent_become_zero(tmp_path: Path) -> No
     from newleaf.api import Model
     from newleaf.model import GPT, GPTConfig
 
-    config = GPTConfig(
-        vocab_size=272,
-        context_length=16,
-        n_layer=2,
-        n_head=2,
-        n_embd=32,
-        n_inner=32,
-        norm="rms_norm",
-        positions="rotary",
-        sinks=True,
-        activation="clamped_swiglu",
-        gated=True,
-        n_expert=4,
-        n_expert_active=2,
-        windows=(8, 0),
-        yarn_factor=2.0,
-        tie_embeddings=False,
-    )
+    config = GPTConfig(n_layer=2, **TINY, **GPT_OSS)
     network = GPT(config)
     with torch.no_grad():
         network.blocks[0].feedforward.up[1, 3] = 1e-40

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_shapes import LLAMA
 
 from newleaf.api import Model
 from newleaf.cli.main import main
@@ -34,13 +35,7 @@ SHAPE = GPTConfig(
     n_head=8,
     n_embd=1024,
     n_inner=4096,
-    norm="rms_norm",
-    positions="rotary",
-    activation="silu",
-    gated=True,
-    attention_bias=False,
-    attention_out_bias=False,
-    feedforward_bias=False,
+    **LLAMA,
 )
 
 

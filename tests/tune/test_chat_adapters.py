@@ -16,8 +16,7 @@ def test_an_adapter_learns_to_answer(tmp_path: Path, weights: str) -> None:
     base = base_model(tmp_path / "base", template=True)
     run = newleaf.finetune(
         base, talks(tmp_path / "talks.jsonl"), task="chat", out=tmp_path / "run", quiet=True, steps=40,
-        lora={"weights": weights},
-        train=FAST | {"eval_every": 40}, optimizer={"learning_rate": 1e-2},
+        lora={"weights": weights}, train=FAST | {"eval_every": 40}, optimizer={"learning_rate": 1e-2},
     )  # fmt: skip
     before = next(line for line in run.metrics if line["step"] == 0 and "val_loss" in line)
     assert run.summary["val_loss"] < 0.9 * before["val_loss"]
@@ -30,8 +29,7 @@ def test_the_reference_of_an_adapter_is_the_base_under_it(tmp_path: Path) -> Non
     base, data = base_model(tmp_path / "base", template=True), preferences(tmp_path / "pairs.jsonl")
     run = newleaf.finetune(
         base, data, task="preference", out=tmp_path / "run", quiet=True, steps=20, lora={},
-        data={"val_fraction": 0.2},
-        train=FAST | {"eval_every": 20}, optimizer={"learning_rate": 1e-2},
+        data={"val_fraction": 0.2}, train=FAST | {"eval_every": 20}, optimizer={"learning_rate": 1e-2},
     )  # fmt: skip
     before = next(line for line in run.metrics if line["step"] == 0 and "val_loss" in line)
     assert before["val_dpo"] == pytest.approx(0.6931, abs=1e-3)

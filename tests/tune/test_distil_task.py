@@ -60,8 +60,7 @@ def test_the_loss_at_the_start_is_the_kl_of_the_two_models_and_falls(
     held_out = talks(tmp_path / "held.jsonl", 5)
     run = distil(
         student, data, tmp_path / "run", teacher, steps=60, optimizer={"learning_rate": 3e-3},
-        data={"validation": str(held_out)},
-        distil={"top_k": top_k, "temperature": 2.0, "share": 0.75},
+        data={"validation": str(held_out)}, distil={"top_k": top_k, "temperature": 2.0, "share": 0.75},
     )  # fmt: skip
     models = [newleaf.load(path) for path in (teacher, student)]
     answers, sums, losses, count = Answers(ChatTemplate.of(models[0].tokenizer)), 0.0, 0.0, 0
@@ -89,8 +88,7 @@ def test_documents_teach_too(tmp_path: Path, teacher: Path, book: Path) -> None:
     text.write_text(book.read_text("utf-8")[:20_000], "utf-8")
     run = distil(
         base_model(tmp_path / "student"), text, tmp_path / "run", teacher, steps=30,
-        optimizer={"learning_rate": 3e-3},
-        distil={"on": "text"}, text={"length": 64},
+        optimizer={"learning_rate": 3e-3}, distil={"on": "text"}, text={"length": 64},
     )  # fmt: skip
     before = next(line for line in run.metrics if line["step"] == 0 and "val_loss" in line)
     assert run.summary["val_kl"] < before["val_kl"]

@@ -47,8 +47,7 @@ class Trials:
 
     def __init__(
         self, patch: pytest.MonkeyPatch, folder: Path, score: Score, measure: SelectionMetric = LOSS,
-        seconds: float = math.inf,
-        length: dict[str, Any] | None = None,
+        seconds: float = math.inf, length: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         clock, self.heard, self.lengths = Clock(), RecordingMonitor(), []
 
@@ -161,8 +160,8 @@ def test_a_timed_sweep_takes_half_of_the_time_at_most_for_all_its_rounds(
 def test_the_chosen_rate_and_what_each_reached_are_written_down(tmp_path: Path) -> None:
     run = newleaf.finetune(
         make_base(tmp_path / "base"), write_rows(tmp_path / "rows.jsonl", opinions(16)), task="classify",
-        out=tmp_path / "run",
-        quiet=True, sweep=True, steps=8, optimizer={"kind": "adamw", "learning_rate": 1e-4},
+        out=tmp_path / "run", quiet=True, sweep=True, steps=8,
+        optimizer={"kind": "adamw", "learning_rate": 1e-4},
         train={"threads": 1, "precision": "fp32", "batch_size": 4}, label={"baselines": False},
     )  # fmt: skip
     found = json.loads((tmp_path / "run/sweep.json").read_text())

@@ -64,9 +64,8 @@ def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path,
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path / "stock"), per_device_train_batch_size=4, max_steps=50, learning_rate=1e-3,
-        weight_decay=0.01,
-        lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True,
-        use_cpu=True,
+        weight_decay=0.01, lr_scheduler_type="constant", logging_steps=1, report_to=[], save_strategy="no",
+        disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
     trainer = InOrder(model=model, args=arguments, train_dataset=rows)
     trainer.train()

@@ -134,10 +134,8 @@ def test_a_subclass_arrives_as_its_base_with_the_bases_own_value() -> None:
     point = collections.namedtuple("point", "x y")
     pairs = [
         (Overriding(5), 5), (OverridingText("text"), "text"), (OverridingList([1, 2]), [1, 2]),
-        (Colour.RED, 3),
-        (point(1, 2), (1, 2)),
-        (collections.Counter("aab"), {"a": 2, "b": 1}), (collections.OrderedDict(a=1), {"a": 1}),
-        (collections.defaultdict(list, a=[1]), {"a": [1]}),
+        (Colour.RED, 3), (point(1, 2), (1, 2)), (collections.Counter("aab"), {"a": 2, "b": 1}),
+        (collections.OrderedDict(a=1), {"a": 1}), (collections.defaultdict(list, a=[1]), {"a": [1]}),
     ]  # fmt: skip
     for value, base in pairs:
         assert identical(decode(encode(value)), base)

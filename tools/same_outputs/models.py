@@ -28,8 +28,7 @@ LLAMA_STYLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_p
 LOCAL = {"window_size": 16, "attention_types": [[["global", "local"], 1]]}
 YARN = {
     "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
-    "truncate": False,
-    "original_max_position_embeddings": 64,
+    "truncate": False, "original_max_position_embeddings": 64,
 }  # fmt: skip
 FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gpt1": ("OpenAIGPTConfig", GPT_STYLE, {}),

@@ -22,9 +22,8 @@ MOST_REPEATING = 100
 ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "layer_replication": ([],),
     "trainable_token_indices": ([], {}), "use_qalora": (False,), "use_bdlora": (False,),
-    "alora_invocation_tokens": ([],),
-    "arrow_config": ({},), "kasa_config": ({},), "velora_config": ({},), "monteclora_config": ({},),
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+    "alora_invocation_tokens": ([],), "arrow_config": ({},), "kasa_config": ({},), "velora_config": ({},),
+    "monteclora_config": ({},), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }  # fmt: skip
 
 

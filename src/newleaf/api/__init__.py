@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 HOMES = {
     "Model": "model", "Run": "run", "evaluate": "evaluating", "finetune": "training", "load": "opening",
-    "pretrain": "training",
-    "resume": "training",
+    "pretrain": "training", "resume": "training",
 }  # fmt: skip
 
 __all__ = ["Model", "Run", "evaluate", "finetune", "load", "pretrain", "resume"]

@@ -72,8 +72,8 @@ class Terminal:
         self.coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.commands: dict[str, Callable[[str], bool | None]] = {
             "/reset": self._reset, "/system": self._system, "/undo": self._undo, "/retry": self._retry,
-            "/save": self._save,
-            "/load": self._load, "/set": self._set, "/help": self._help, "/exit": lambda rest: True,
+            "/save": self._save, "/load": self._load, "/set": self._set, "/help": self._help,
+            "/exit": lambda rest: True,
         }  # fmt: skip
 
     def run(self) -> None:

@@ -32,8 +32,7 @@ from newleaf.version import VERSION
 SPINS = "1000"  # tens of microseconds
 OF_THE_DISK = {  # what no command can help
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.EISDIR,
-    errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG,
+    errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG,
 }  # fmt: skip
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 

@@ -21,8 +21,8 @@ _OPENING, _UPPER, _LOWER = (
 )
 _ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 WORDS = "|".join((
-    f"{_OPENING}{_UPPER}*{_LOWER}+{_ENDING}", f"{_OPENING}{_UPPER}+{_LOWER}*{_ENDING}",
-    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
+    f"{_OPENING}{_UPPER}*{_LOWER}+{_ENDING}", f"{_OPENING}{_UPPER}+{_LOWER}*{_ENDING}", r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
 ))  # fmt: skip
 COUNT = 199_998  # ranks of o200k_base; the special tokens follow
 # Ids of the same file's o200k_harmony, as far as gpt-oss's own tokenizer.json names them.

@@ -15,9 +15,8 @@ from newleaf.format_amounts import byte_size, counted
 
 # Layers, width, heads of new models, smallest first.
 MODEL_SIZES = (
-    (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8,
-    448, 7), (8, 512, 8),
-    (10, 640, 10), (12, 768, 12), (16, 1024, 16),
+    (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6),
+    (8, 448, 7), (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
 # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
 STARTUP_SECONDS = 10.0
@@ -121,12 +120,10 @@ def choose_size(text_bytes: int, budget: Budget, size: str | None = None, charac
     context = 128 if n_embd <= 224 else 256
     model = {
         "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head,
-        "head_dim": n_embd // n_head,
-        "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True,
-        "positions": "rotary", "activation": "silu",
-        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
-        "tie_embeddings": True,
-        "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
+        "head_dim": n_embd // n_head, "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6,
+        "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False,
+        "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": True, "init": "fan_in",
+        "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
     steps = max(1.0, tokens / STEP_TOKENS)
     adamw, muon = rates = _rates(steps, n_embd)

@@ -39,13 +39,14 @@ def config(**fields: object) -> GPTConfig:
 
 QWEN3 = {
     "n_kv_head": 2, "head_dim": 16, "n_inner": 80, "norm": "rms_norm", "qk_norm": True, "positions": "rotary",
-    "activation": "silu",
-    "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
+    "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False,
+    "feedforward_bias": False,
 }  # fmt: skip
 CASES = {
     "gpt1": config(block="post_norm", final_norm=False),
-    "gpt1 with sinusoids and exact " "gelu": config(block="post_norm", final_norm=False,
-    positions="sinusoidal", activation="gelu"),
+    "gpt1 with sinusoids and exact gelu": config(
+        block="post_norm", final_norm=False, positions="sinusoidal", activation="gelu",
+    ),
     "gpt2": config(),
     "gpt2 with scores scaled by depth": config(scale_by_depth=True),
     "gpt2 of an odd width": config(n_embd=40, n_head=5, n_inner=70, activation="relu", tie_embeddings=False),

@@ -30,9 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None, eos_token_id=None,
-        pad_token_id=None, initializer_range=0.2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None,
+        eos_token_id=None, pad_token_id=None, initializer_range=0.2,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config)
     with torch.no_grad():

@@ -30,8 +30,8 @@ PERSON = {
     "maximum": 150},
                    "tags": {"type": "array", "items": {"enum": ["red", "grün", "蓝"]}, "maxItems": 3},
                    "mother": {"$ref": "#/$defs/other"}},
-    "required": ["name", "age", "tags"], "additionalProperties": False, "$defs": {"other": {"type": ["null",
-    "boolean"]}},
+    "required": ["name", "age", "tags"], "additionalProperties": False,
+    "$defs": {"other": {"type": ["null", "boolean"]}},
 }  # fmt: skip
 
 

@@ -23,8 +23,8 @@ SMALL: dict[str, Any] = {
 }
 QWEN: dict[str, Any] = {
     "n_inner": 192, "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary",
-    "activation": "silu", "gated": True,
-    "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
+    "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False,
+    "feedforward_bias": False,
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": QWEN,

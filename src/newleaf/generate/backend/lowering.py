@@ -32,8 +32,7 @@ from newleaf.quant.packed_layers import PackedEmbedding, PackedLinear, PackedSta
 
 ACTIVATIONS = {
     "gelu": Activation.GELU, "gelu_tanh": Activation.GELU_TANH, "relu": Activation.RELU,
-    "silu": Activation.SILU,
-    "clamped_swiglu": Activation.CLAMPED_SWIGLU,
+    "silu": Activation.SILU, "clamped_swiglu": Activation.CLAMPED_SWIGLU,
 }  # fmt: skip
 
 Layer = tuple[Any, Tensor | None]  # what holds a matrix, and its bias
@@ -226,9 +225,8 @@ class _Lowering:
         self.linear([(part, part.bias) for part in (attention.q, attention.k, attention.v)], source, self.qkv)
         rotate = {
             Rope.LAYER: layer, Rope.QUERIES: self.qkv, Rope.KEYS: self.kv_start,
-            Rope.VALUES: self.kv_start + self.kv_bytes,
-            Rope.OUT: self.queries, Rope.EPSILON: bits(config.norm_eps), Rope.COSINES: self.cosines,
-            Rope.SINES: self.sines,
+            Rope.VALUES: self.kv_start + self.kv_bytes, Rope.OUT: self.queries,
+            Rope.EPSILON: bits(config.norm_eps), Rope.COSINES: self.cosines, Rope.SINES: self.sines,
             Rope.DIMS: config.rotary_dim, Rope.INTERLEAVED: int(config.rotary_interleaved),
             Rope.SCALE: bits(config.scale_of(layer)),
             Rope.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
@@ -237,8 +235,7 @@ class _Lowering:
         to.step(Op.ROPE, Barrier.ALWAYS, rotate)
         look = {
             Attention.LAYER: layer, Attention.QUERIES: self.queries, Attention.OUT: self.mixed,
-            Attention.WINDOW: attention.window,
-            Attention.SINKS: to.vector(attention.sinks),
+            Attention.WINDOW: attention.window, Attention.SINKS: to.vector(attention.sinks),
         }  # fmt: skip
         to.step(Op.ATTENTION, Barrier.ALWAYS, look)
         to.changed(self.mixed)

@@ -70,9 +70,8 @@ class LoweredRunner:
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim,
-            State.HEAD_WIDTH: width,
-            State.ELEMENT_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.memory.head_bytes,
-            State.KEY_BYTES: self.memory.key_bytes,
+            State.HEAD_WIDTH: width, State.ELEMENT_BYTES: self.pages.dtype.itemsize,
+            State.HEAD_BYTES: self.memory.head_bytes, State.KEY_BYTES: self.memory.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.SCRATCH: self._products.data_ptr(), State.SCRATCH_STRIDE: self._products.shape[1],
         }  # fmt: skip

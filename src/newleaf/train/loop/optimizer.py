@@ -179,8 +179,8 @@ class Optimizer:
         )
         adamw(
             masters, grads, means, squares, [], steps, fused=True, amsgrad=False, beta1=config.beta1,
-            beta2=config.beta2,
-            lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON, maximize=False,
+            beta2=config.beta2, lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON,
+            maximize=False,
         )  # fmt: skip
 
     def weights_by_name(self) -> dict[str, Tensor]:

@@ -9,8 +9,7 @@ from newleaf.train.runs.checkpoint import Checkpoint
 
 REQUIRED = (
     "step", "tokens", "train_seconds", "total_seconds", "progress", "best", "windows", "micro_batch_size",
-    "checks_without_gain",
-    "check_pending", "health", "metrics_bytes",
+    "checks_without_gain", "check_pending", "health", "metrics_bytes",
 )  # of a checkpoint's values  # fmt: skip
 
 

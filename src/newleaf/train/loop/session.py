@@ -31,8 +31,7 @@ class Session:
 
     def __init__(
         self, objective: Objective, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float,
-        ranks: Ranks | None = None,
-        matrix_speed: float = 0.0,
+        ranks: Ranks | None = None, matrix_speed: float = 0.0,
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s: it predicts the first step of a timed run."""
         self.monitor, self.folder, self.ranks = monitor, folder, ranks or Ranks()

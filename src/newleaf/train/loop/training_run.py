@@ -36,8 +36,7 @@ class TrainingRun:
 
     def __init__(
         self, objective: Objective, folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks,
-        matrix_speed: float,
-        watcher: LoopCallbacks, check_stop: Callable[[], None],
+        matrix_speed: float, watcher: LoopCallbacks, check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s: it predicts the first step of a timed run."""
         self.objective, self.folder, self.monitor, self.started = objective, folder, monitor, started

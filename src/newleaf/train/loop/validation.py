@@ -35,8 +35,7 @@ class Validation:
 
     def __init__(
         self, objective: Objective, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks,
-        clock: ClockSchedule | None,
-        folder: RunFolder, monitor: Monitor,
+        clock: ClockSchedule | None, folder: RunFolder, monitor: Monitor,
     ) -> None:  # fmt: skip
         self.objective, self.ranks, self.clock, self.folder, self.monitor = (
             objective,

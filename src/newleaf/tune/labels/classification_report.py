@@ -37,8 +37,7 @@ def figures(
 
 def write_report(
     folder: Path, split: str, probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64],
-    head: Head,
-    baselines: Mapping[str, Mapping[str, float]],
+    head: Head, baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
     """Write all of it into a run's folder; returns what goes to summary.json."""
     scores = {name: round(value, 4) for name, value in figures(probabilities, truth, head).items()}

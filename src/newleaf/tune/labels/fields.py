@@ -42,10 +42,8 @@ LABEL = (
 )
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("question1", "question2"), ("question", "sentence"), ("question", "answer"), ("query", "document"),
-    ("query", "passage"),
-    ("context", "question"),
+    ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("question", "answer"),
+    ("query", "document"), ("query", "passage"), ("context", "question"),
 )  # fmt: skip
 BEFORE_CHOICES = (
     "context",

@@ -49,8 +49,7 @@ class LabelEvaluator:
 
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: HeldOutRows, test: HeldOutRows | None,
-        baselines: Mapping[str, Proposal],
-        check_stop: Callable[[], None],
+        baselines: Mapping[str, Proposal], check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
         self.network, self.head, self.pad_id, self.check_stop = (
             cast(Classifier, network),

@@ -66,8 +66,8 @@ class LabelObjective:
 
     def __init__(
         self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head,
-        train: Sequence[LabelRow], validation: HeldOutRows,
-        test: HeldOutRows | None, baselines: Mapping[str, Proposal], fingerprint: str,
+        train: Sequence[LabelRow], validation: HeldOutRows, test: HeldOutRows | None,
+        baselines: Mapping[str, Proposal], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
         self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines

@@ -95,8 +95,7 @@ def read_examples(shape: Shape, sources: Sequence[str], config: LabelledConfig, 
     assert reader.fields is not None
     return Examples(
         tuple(train), tuple(validation), tuple(test), labels, reader.multi_label, reader.fields,
-        reader.skipped, reader.first_skipped,
-        fingerprint,
+        reader.skipped, reader.first_skipped, fingerprint,
     )  # fmt: skip
 
 

@@ -73,8 +73,7 @@ class DistilChatObjective(ChatModelObjective):
 
     def __init__(
         self, config: DistilTuneConfig, ready: ChatBase, train: Sequence[Example],
-        held_out: Sequence[Example], teacher: Teacher,
-        stage: Callable[[str, int, int | None], None],
+        held_out: Sequence[Example], teacher: Teacher, stage: Callable[[str, int, int | None], None],
     ) -> None:  # fmt: skip
         distil = config.distil
         self.losses = DistilLoss(
