@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from newleaf.adapters.adapter import attach, share
+from newleaf.api.adapted import adapt
+from newleaf.api.end_tokens import end_token_ids
 from newleaf.api.engines import Engines
 from newleaf.api.generate_file import generate_file
 from newleaf.api.keywords import (
@@ -38,8 +39,6 @@ from newleaf.generate.text.completion import Completion, collect, warn_past_cont
 from newleaf.generate.text.text_state import Piece, prompt_ids
 from newleaf.model import GPT
 from newleaf.model.kv_cache import CACHE_DTYPES
-from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
-from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.load_tokenizer import no_tokenizer
@@ -68,8 +67,7 @@ class Model:
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
-        # of keys and values; None for the network's own
-        self.cache = CACHE_DTYPES[cache] if cache is not None else None
+        self.cache = CACHE_DTYPES[cache] if cache is not None else None  # None for the network's own type
         self.pretrained: Note = {}  # how it was made, where its files note that; handed on when it is saved
         self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
         self.path: Path | None = None  # where it was opened from
@@ -233,22 +231,12 @@ class Model:
         A classifier's adapter makes a model that gives labels. Raises InputError when `path` is no adapter,
         or one for another base.
         """
-        adapter, folder = load_adapter(path, self.network, self.family), adapter_folder(path)
-        if self.labels is not None and adapter.score is None:
-            raise InputError(f"{folder}: is the adapter of a language model, and its base here gives labels")
-        network = share(self.network)
-        replaced = attach(network, adapter)
-        network.eval()
-        tokenizer = adapter_tokenizer(folder, network.config) or self.own_tokenizer
-        labels = (
-            LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter))
-            if adapter.score is not None
-            else None
+        network, tokenizer, labels, replaced = adapt(
+            self.network, self.family, self.own_tokenizer, path, self.labels is not None
         )
         model = Model(network, tokenizer, self.family, self.defaults, labels)
         model.pretrained, model.path = self.pretrained, self.path
-        model.cache = self.cache
-        model.replaced = tuple(replaced)
+        model.cache, model.replaced = self.cache, replaced
         return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
@@ -330,17 +318,7 @@ class Model:
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text: those of generation_config.json (or config.json, where there is none), and
         the tokenizer's own where neither says."""
-        named = self.defaults.get("eos_token_id", self.tokenizer.eos_id)
-        listed = named if isinstance(named, list) else [named]
-        if not all(
-            token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size)
-            for token in listed
-        ):
-            raise InputError(
-                f"generation_config.json: eos_token_id must be a token's number or a list of them, not "
-                f"{str(named)[:60]}"
-            )
-        return frozenset(token for token in listed if token is not None)
+        return end_token_ids(self.defaults, self.tokenizer, self.network.config.vocab_size)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
