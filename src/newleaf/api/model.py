@@ -28,7 +28,7 @@ from newleaf.generate.chat.answering import (
     ReplyPiece,
     answer_config,
     gather,
-    told_full,
+    warn_full_context,
 )
 from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
@@ -382,7 +382,7 @@ class Model:
         prompt = responder.prompt(messages, how)
         engine = self._engine(draft)
         pieces = responder.answer(prompt, config, engine, how.tools, how.continue_final_message)
-        return told_full(pieces, responder.context_length)
+        return warn_full_context(pieces, responder.context_length)
 
     def conversation(
         self, system: str | None = None, *, draft: Model | None = None, **options: Unpack[TemplateOptions]

@@ -95,7 +95,7 @@ def gather(pieces: Iterable[ReplyPiece]) -> Reply:
     return Reply(texts["content"], texts["reasoning"] or None, end, tokens)
 
 
-def told_full(pieces: Iterable[ReplyPiece], context: int) -> Iterator[ReplyPiece]:
+def warn_full_context(pieces: Iterable[ReplyPiece], context: int) -> Iterator[ReplyPiece]:
     """The pieces; then a warning where the context was full before the answer was whole, which cannot be seen
     in the text."""
     for piece in pieces:
